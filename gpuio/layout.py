@@ -1,0 +1,183 @@
+"""What a format hands over: where bytes lie, how they are encoded, and where their pixels go. Data, never code.
+
+A **frame** is found by its file and byte offset (`fileset.FileSet`). Its bytes are cut into **pieces**: runs of
+encoded pixels that land on the detector with a fixed step. One piece describes all its rows and repeats::
+
+    for r in range(rows):
+        for k in range(repeats):
+            read the run that starts at     src + r * row_src + k * rep_src     (bytes from the frame's first pixel byte)
+            leave out the first `skipped` pixels of its first group
+            put the first pixel to          pos + r * row_pos + k * rep_pos     (flat index into the sig shape)
+            and each further one to the next position (the previous one if `reversed`)
+
+A plain frame is one piece with one row a detector row; a 2x2 MIB RAW frame is two pieces (its bottom chips are
+stored rotated by 180 degrees: negative row step, reversed); a K2IS frame is 16. A frame that comes from several files
+has several **parts**: one file set each, one start each, and pieces that say to which part they belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuio.errors import DataSetException, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from gpuio.fileset import FileSet
+
+#: Columns of a placement table, in order. The engines address them by number.
+PLACEMENT_COLUMNS = (
+    "src", "pos", "repeats", "rep_src", "rep_pos", "rows", "row_src", "row_pos", "pixels", "skipped", "reversed", "part",
+)
+SRC, POS, REPEATS, REP_SRC, REP_POS, ROWS, ROW_SRC, ROW_POS, PIXELS, SKIPPED, REVERSED, PART = range(12)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How pixels are packed into bytes.
+
+    Parameters
+    ----------
+    name
+        One of the encodings that the engines know: ``plain``, ``swap``, ``mib_r1`` ...
+    dtype
+        dtype of a decoded pixel in native byte order.
+    group_bytes, group_pixels
+        The smallest unit that can be decoded alone: `group_bytes` bytes hold `group_pixels` pixels.
+    param
+        A number the encoding needs besides the bytes (``mib_r24``: distance of the low plane, in bytes).
+    """
+
+    name: str
+    dtype: np.dtype
+    group_bytes: int
+    group_pixels: int
+    param: int = 0
+
+    @classmethod
+    def of(cls, dtype: Any) -> Encoding:
+        """The encoding of pixels stored as items of a NumPy `dtype`, in either byte order.
+
+        Raises
+        ------
+        UnsupportedFeature
+            The dtype is not a fixed-size number (objects, strings, dates, records, long double).
+        """
+        dt = np.dtype(dtype)
+        if dt.kind not in "buifc" or dt.itemsize > (16 if dt.kind == "c" else 8):
+            raise UnsupportedFeature(f"dtype {dt} cannot be decoded; expected bool, integer, float or complex of up to 64 bit a part")
+        native = dt.newbyteorder("=")
+        return cls("plain" if dt == native else "swap", native, dt.itemsize, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Runs of encoded pixels of a frame and where they go; see the module docstring for the meaning of each number."""
+
+    src: int
+    pos: int
+    pixels: int
+    rows: int = 1
+    row_src: int = 0
+    row_pos: int = 0
+    repeats: int = 1
+    rep_src: int = 0
+    rep_pos: int = 0
+    skipped: int = 0
+    reversed: bool = False
+    part: int = 0
+
+
+def plain_pieces(sig_shape: Sequence[int], row_bytes: int) -> tuple[Piece, ...]:
+    """The one piece of a frame whose rows follow each other, `row_bytes` bytes apart."""
+    width = int(sig_shape[-1])
+    height = 1
+    for n in sig_shape[:-1]:
+        height *= int(n)
+    return (Piece(src=0, pos=0, pixels=width, rows=height, row_src=int(row_bytes), row_pos=width),)
+
+
+def placement_table(pieces: Sequence[Piece]) -> np.ndarray:
+    """`pieces` as int64[len(pieces), 12], columns `PLACEMENT_COLUMNS`."""
+    return np.array([[int(getattr(p, name)) for name in PLACEMENT_COLUMNS] for p in pieces], dtype=np.int64).reshape(-1, 12)
+
+
+@dataclass(frozen=True, slots=True)
+class Strided:
+    """Frames that do not lie in one piece: element (nav..., sig...) of one array is at `offset + sum(index * stride)`.
+
+    For arrays stored with navigation fastest (Fortran-ordered NPY, transposed DM4). Strides are in bytes, one for each
+    nav axis of `nav_shape` (the shape as stored) and each sig axis.
+    """
+
+    path: str
+    offset: int
+    dtype: np.dtype
+    nav_shape: tuple[int, ...]
+    nav_strides: tuple[int, ...]
+    sig_strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that a format knows about a data set. Made once by the format's parser, then only read.
+
+    Parameters
+    ----------
+    format
+        Name of the format as `gpuio.load` takes it.
+    parts
+        One `FileSet` for each part of a frame, nearly always one. `File.frame_header` precedes the bytes that `Piece.src` counts from.
+    encoding, pieces
+        How pixels are packed and where they go.
+    sig_shape
+        Detector axes, slowest first.
+    nav_shape
+        Scan axes if the files say so, else None.
+    image_count
+        Frames that the files hold or ought to hold; holes in a series count.
+    strided
+        Set instead of `pieces` for arrays stored with navigation fastest; `parts` is then empty.
+    metadata
+        What the files say about the experiment. Keys carry units as suffix (``exposure_s``); values are plain Python.
+    notes
+        What was odd in the files and how it was read, a sentence each. Shown by ``gpuio info``.
+    """
+
+    format: str
+    parts: tuple[FileSet, ...]
+    encoding: Encoding
+    pieces: tuple[Piece, ...]
+    sig_shape: tuple[int, ...]
+    image_count: int
+    nav_shape: tuple[int, ...] | None = None
+    strided: Strided | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.image_count < 1:
+            raise DataSetException(f"{self.format}: the files hold no frames")
+        if not self.sig_shape or min(self.sig_shape) < 1:
+            raise DataSetException(f"{self.format}: sig shape {self.sig_shape} has no pixels")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Native dtype of decoded pixels."""
+        return self.encoding.dtype
+
+    @property
+    def sig_size(self) -> int:
+        """Pixels of a frame."""
+        size = 1
+        for n in self.sig_shape:
+            size *= n
+        return size
+
+    @property
+    def placements(self) -> np.ndarray:
+        """The pieces as a placement table, int64[entries, 12]."""
+        return placement_table(self.pieces)
