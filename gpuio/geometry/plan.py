@@ -1,0 +1,257 @@
+"""From frames to bytes: which extents to read, and where each frame starts in what was read. Pure arithmetic on int64.
+
+A plan covers many frames at once and is cut into **blocks**, the unit of reading. All of it is made by a handful of
+vectorised steps, so that a million frames take a fraction of a second and the stream does no arithmetic per frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuio.layout import (
+    PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding, Layout,
+)
+
+#: Bytes between two frames that are read along rather than skipped: copying them costs about as much as a further request.
+MERGE_GAP = 16 << 10
+#: Extents start at multiples of this in the staging buffer, so that wide loads of a device stay aligned.
+STAGING_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to read for a run of blocks of frames.
+
+    Attributes
+    ----------
+    blocks : int64[n_blocks + 1]
+        Block b holds the frames ``blocks[b]:blocks[b + 1]`` of the selection.
+    extents : int64[n_extents, 4]
+        File (numbered through all parts), offset, size, position in the block's staging buffer; all in bytes.
+    extent_starts : int64[n_blocks + 1]
+        Block b needs ``extents[extent_starts[b]:extent_starts[b + 1]]``.
+    starts : int64[n_frames, parts]
+        Where a frame's part begins in its block's staging buffer. What placements call byte 0; may lie outside of what
+        is read if a box needs only later bytes.
+    extent_of : int64[n_frames, parts]
+        The extent that holds a frame's part.
+    staging_bytes : int
+        The largest block.
+    needed_bytes : int
+        Bytes that the pixels need, for read amplification.
+    """
+
+    blocks: np.ndarray
+    extents: np.ndarray
+    extent_starts: np.ndarray
+    starts: np.ndarray
+    extent_of: np.ndarray
+    staging_bytes: int
+    needed_bytes: int
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of all extents."""
+        return int(self.extents[:, 2].sum())
+
+
+def spans(placements: np.ndarray, encoding: Encoding, n_parts: int) -> np.ndarray:
+    """Bytes of a frame that placements touch: int64[n_parts, 2], first and one past the last, relative to the frame's start.
+
+    A part that nothing is taken from has an empty span.
+    """
+    result = np.zeros((n_parts, 2), dtype=np.int64)
+    groups = -(-(placements[:, SKIPPED] + placements[:, PIXELS]) // encoding.group_pixels)
+    row_reach = (placements[:, ROWS] - 1) * placements[:, ROW_SRC]
+    rep_reach = (placements[:, REPEATS] - 1) * placements[:, REP_SRC]
+    low = placements[:, SRC] + np.minimum(row_reach, 0) + np.minimum(rep_reach, 0) + min(encoding.param, 0)
+    high = (placements[:, SRC] + np.maximum(row_reach, 0) + np.maximum(rep_reach, 0)
+            + groups * encoding.group_bytes + max(encoding.param, 0))
+    for part in range(n_parts):
+        mine = placements[:, PART] == part
+        if mine.any():
+            result[part] = low[mine].min(), high[mine].max()
+    return result
+
+
+def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements: np.ndarray, *,
+              alignment: int = 1, gap: int = MERGE_GAP) -> Plan:
+    """Plan the reading of `frames`.
+
+    Parameters
+    ----------
+    frames : int64[n]
+        File frames, in the order in which they are wanted; any order, repeats allowed, none of them blank.
+    blocks : int64[n_blocks + 1]
+        Boundaries of blocks in `frames`.
+    placements : int64[entries, 12]
+        The layout's, or those of a box; only bytes that they touch are read.
+    alignment
+        Offsets and sizes of extents become multiples of it; the last extent may then reach past the end of its file.
+    gap
+        Extents of a file whose distance is at most this are read as one.
+    """
+    n, n_parts = len(frames), len(layout.parts)
+    span = spans(placements, layout.encoding, n_parts)
+    needed = span[:, 1] - span[:, 0]
+    file = np.empty((n, n_parts), dtype=np.int64)
+    origin = np.empty((n, n_parts), dtype=np.int64)
+    first_file = 0
+    for part, fileset in enumerate(layout.parts):
+        where, origin[:, part] = fileset.locate(frames)
+        if n and where.min() < 0:
+            raise ValueError("blank frames cannot be planned; the caller leaves them out")
+        file[:, part] = where + first_file
+        first_file += len(fileset)
+    block = np.repeat(np.arange(len(blocks) - 1, dtype=np.int64), np.diff(blocks))
+
+    key_block, key_file = np.repeat(block, n_parts), file.ravel()
+    low = (origin + span[:, 0]).ravel()
+    high = (origin + span[:, 1]).ravel()
+    order = None
+    if n_parts > 1 or not _ascending(key_block, key_file, low):
+        order = np.lexsort((low, key_file, key_block))
+        key_block, key_file, low, high = key_block[order], key_file[order], low[order], high[order]
+
+    opens = np.ones(len(low), dtype=bool)       # a new extent opens where block or file change, or the gap is too wide
+    if len(low):
+        opens[1:] = ((key_block[1:] != key_block[:-1]) | (key_file[1:] != key_file[:-1]) | (low[1:] - high[:-1] > gap))
+    first = np.flatnonzero(opens)
+    last = np.append(first[1:], len(low)) - 1
+    offset = low[first] // alignment * alignment
+    size = -(-high[last] // alignment) * alignment - offset
+    extent_block = key_block[first]
+
+    room = -(-size // max(alignment, STAGING_ALIGNMENT)) * max(alignment, STAGING_ALIGNMENT)
+    before = np.concatenate(([0], np.cumsum(room)))
+    extent_starts = np.searchsorted(extent_block, np.arange(len(blocks)))
+    at = before[:-1] - before[extent_starts[extent_block]]
+    staging = before[extent_starts[1:]] - before[extent_starts[:-1]]
+
+    extent_of = np.cumsum(opens) - 1
+    if order is not None:
+        unsorted = np.empty_like(extent_of)
+        unsorted[order] = extent_of
+        extent_of = unsorted
+    starts = origin.ravel() - offset[extent_of] + at[extent_of]
+    return Plan(
+        blocks=blocks, extents=np.stack((key_file[first], offset, size, at), axis=1), extent_starts=extent_starts,
+        starts=np.ascontiguousarray(starts.reshape(n, n_parts)), extent_of=extent_of.reshape(n, n_parts),
+        staging_bytes=int(staging.max(initial=0)), needed_bytes=int(needed.sum()) * n,
+    )
+
+
+def _ascending(block: np.ndarray, file: np.ndarray, low: np.ndarray) -> bool:
+    """Whether entries are already in the order (block, file, offset), as they are for every plain selection."""
+    if len(low) < 2:
+        return True
+    later_block = block[1:] > block[:-1]
+    later_file = file[1:] > file[:-1]
+    return bool((later_block | later_file | ((file[1:] == file[:-1]) & (low[1:] >= low[:-1]))).all())
+
+
+def clip(placements: np.ndarray, encoding: Encoding, sig_shape: tuple[int, ...],
+         origin: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray | None:
+    """Placements that produce only a box of the detector, with positions counted in the box.
+
+    Parameters
+    ----------
+    origin, shape
+        The box, one entry for each sig axis.
+
+    Returns
+    -------
+    int64[entries, 12] or None
+        None if the box is not a run of rows times a run of columns (possible with three and more sig axes); then
+        the frame has to be decoded whole and cropped.
+    """
+    rows = _row_range(sig_shape, origin, shape)
+    if rows is None:
+        return None
+    (top, height), width = rows, sig_shape[-1]
+    left, box_width = origin[-1], shape[-1]
+    result: list[list[int]] = []
+    for row in placements.tolist():
+        for piece in _within_rows(row, width, encoding):
+            result.extend(_clip_piece(piece, encoding, width, top, height, left, box_width))
+    return np.array(result, dtype=np.int64).reshape(-1, 12)
+
+
+def _row_range(sig_shape: tuple[int, ...], origin: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """The box as a run of rows (all sig axes but the last flattened): first row and number of rows."""
+    first, count, contiguous = 0, 1, True
+    for size, start, extent in zip(sig_shape[:-1], origin[:-1], shape[:-1], strict=True):
+        if count > 1 and extent != size:
+            contiguous = False
+        first = first * size + start
+        count *= extent
+    return (first, count) if contiguous else None
+
+
+def _within_rows(p: list[int], width: int, encoding: Encoding) -> list[list[int]]:
+    """`p` as pieces none of whose runs crosses the end of a detector row, and whose rows step by whole detector rows."""
+    way = -1 if p[REVERSED] else 1
+    x = p[POS] % width
+    ends = [x + k * p[REP_POS] + way * i for k in (0, p[REPEATS] - 1) for i in (0, p[PIXELS] - 1)]
+    if min(ends) >= 0 and max(ends) < width and (p[ROWS] == 1 or p[ROW_POS] % width == 0):
+        return [p]
+    pieces = []
+    for r in range(p[ROWS]):
+        for k in range(p[REPEATS]):
+            src = p[SRC] + r * p[ROW_SRC] + k * p[REP_SRC]
+            pos = p[POS] + r * p[ROW_POS] + k * p[REP_POS]
+            done = 0
+            while done < p[PIXELS]:
+                x = (pos + way * done) % width
+                count = min(p[PIXELS] - done, x + 1 if way < 0 else width - x)
+                skipped = p[SKIPPED] + done
+                piece = [0] * 12
+                piece[SRC] = src + skipped // encoding.group_pixels * encoding.group_bytes
+                piece[POS] = pos + way * done
+                piece[REPEATS] = piece[ROWS] = 1
+                piece[PIXELS], piece[SKIPPED] = count, skipped % encoding.group_pixels
+                piece[REVERSED], piece[PART] = p[REVERSED], p[PART]
+                pieces.append(piece)
+                done += count
+    return pieces
+
+
+def _clip_piece(p: list[int], encoding: Encoding, width: int, top: int, height: int, left: int, box_width: int) -> list[list[int]]:
+    """The part of a piece (of `_within_rows`) inside the box."""
+    y, x = divmod(p[POS], width)
+    step = p[ROW_POS] // width if p[ROWS] > 1 else 0
+    if step == 0:
+        kept = range(p[ROWS]) if top <= y < top + height else range(0)
+    else:
+        inside = [r for r in (-(-(top - y) // step), (top + height - 1 - y) // step)] if step > 0 else \
+                 [-((top + height - 1 - y) // -step), (top - y) // step]
+        kept = range(max(0, inside[0]), min(p[ROWS] - 1, inside[1]) + 1)
+    if not kept:
+        return []
+    rows = list(p)
+    rows[ROWS] = len(kept)
+    rows[SRC] += kept[0] * p[ROW_SRC]
+    rows[ROW_POS] = step * box_width
+    y += kept[0] * step
+    way = -1 if p[REVERSED] else 1
+    whole = left == 0 and box_width == width
+    repeats = [0] if whole else range(p[REPEATS])
+    result = []
+    for k in repeats:
+        piece = list(rows)
+        run_x = x + k * p[REP_POS]
+        cut = max(0, left - run_x) if way > 0 else max(0, run_x - (left + box_width - 1))
+        stop = min(p[PIXELS], left + box_width - run_x) if way > 0 else min(p[PIXELS], run_x - left + 1)
+        if stop <= cut:
+            continue
+        if not whole:
+            skipped = p[SKIPPED] + cut
+            piece[SRC] += k * p[REP_SRC] + skipped // encoding.group_pixels * encoding.group_bytes
+            piece[SKIPPED] = skipped % encoding.group_pixels
+            piece[PIXELS] = stop - cut
+            piece[REPEATS], piece[REP_SRC], piece[REP_POS] = 1, 0, 0
+        piece[POS] = (y - top) * box_width + run_x + way * cut - left
+        result.append(piece)
+    return result
