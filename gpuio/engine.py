@@ -12,13 +12,18 @@ used again and again; the bound call decodes a run of frames and costs about a m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from gpuio.errors import BackendUnavailable
 from gpuio.layout import Encoding
+
+#: Device to use where none is named: "auto", "cpu", "cuda", "cuda:1".
+DEVICE_VARIABLE = "GPUIO_DEVICE"
 
 #: ``decode(first, count, at=0)``: frames ``starts[first:first + count]`` into ``out[at:at + count]``.
 Decode = Callable[..., None]
@@ -105,3 +110,60 @@ class Engine(Protocol):
     def repair(self, out: Any, table: RepairTable) -> None:
         """Replace excluded pixels of `out` (floating dtype[frames, pixels], C order, engine memory) in place: sum of the
         neighbours in float64 in table order, divided by their number, rounded once."""
+
+
+_engines: dict[tuple[int, str], Engine] = {}
+
+
+def get_engine(device: str | None = None) -> Engine:
+    """The engine of a device, one for each process.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"``, ``"cuda"`` (device 0), ``"cuda:N"``, or ``"auto"``: CUDA if it is there, else the CPU. None takes the
+        environment variable GPUIO_DEVICE, and without it "auto".
+
+    Raises
+    ------
+    BackendUnavailable
+        CUDA was asked for and is not there; the message says why and what to do.
+    ValueError
+        Not a device.
+    """
+    name = resolve_device(device)
+    key = (os.getpid(), name)       # CUDA handles do not survive a fork
+    if key not in _engines:
+        if name == "cpu":
+            from gpuio.cpu_fallback import CpuEngine
+
+            _engines[key] = CpuEngine()
+        else:
+            from gpuio.kernels import CudaEngine
+
+            _engines[key] = CudaEngine(int(name.partition(":")[2]))
+    return _engines[key]
+
+
+def resolve_device(device: str | None = None) -> str:
+    """``"cpu"`` or ``"cuda:N"`` for a device as users name it; errors as `get_engine`."""
+    asked = device or os.environ.get(DEVICE_VARIABLE) or "auto"
+    kind, _, number = asked.partition(":")
+    if asked == "cpu":
+        return "cpu"
+    if asked != "auto" and (kind != "cuda" or (number and not number.isdigit())):
+        raise ValueError(f"device {asked!r} is unknown; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    reason = why_no_cuda(int(number or 0))
+    if reason is None:
+        return f"cuda:{int(number or 0)}"
+    if asked == "auto":
+        return "cpu"
+    raise BackendUnavailable(f"device {asked!r} is not available: {reason}")
+
+
+def why_no_cuda(device: int = 0) -> str | None:
+    """None if CUDA device number `device` can be used, else the reason and the remedy in one line."""
+    from gpuio.kernels import available
+
+    reason: str | None = available(device)
+    return reason

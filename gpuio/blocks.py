@@ -1,0 +1,200 @@
+"""Reading ahead: blocks of frames come out of storage in order, each ready to be decoded.
+
+A block is the unit of reading, a tile the unit of delivery; neither need divide the other. `BlockReader` keeps a ring of
+slots, each with a staging buffer, and fills those of the next blocks while the caller decodes the present one. Three ways
+to fill a slot, chosen by the transport and the layout:
+
+- **staged**: extents are read into the staging buffer (and pushed to the device);
+- **mapped**: the extents are mapped, frames start at addresses in the page cache, nothing is copied;
+- **gathered**: the layout is strided (navigation fastest); frames are put together in the staging buffer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuio.engine import Decode, Engine
+from gpuio.geometry.plan import MERGE_GAP, Plan, make_plan
+from gpuio.layout import Layout
+
+#: Frames planned at a time: large enough that planning costs nothing per frame, small enough that its tables stay small.
+PLAN_FRAMES = 65536
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place in the ring: a staging buffer and what it holds at present."""
+
+    staging: Any = None
+    mapped: Any = None
+    pending: Any = None
+    bound: dict[tuple[int, int], Decode] = field(default_factory=dict)
+    plan: Plan | None = None
+    in_use: list[Any] = field(default_factory=list)      # decode calls that still read from this slot
+
+
+@dataclass(slots=True)
+class Block:
+    """Frames ``first:stop`` of the selection, ready to be decoded."""
+
+    first: int
+    stop: int
+    base: int               # index of the plan's first frame in the selection
+    plan: Plan
+    slot: Slot
+    used_bytes: int         # of the staging buffer
+
+    def bind(self, decoder: Any, out: Any) -> Decode:
+        """A call that decodes frames of this block, numbered as in the plan, into `out`."""
+        key = (id(decoder), id(out))
+        call = self.slot.bound.get(key)
+        if call is None:
+            staged = None if self.slot.staging is None else self.slot.staging.device
+            call = self.slot.bound[key] = decoder.bind(staged, self.plan.starts, out)
+        return call
+
+    @property
+    def view(self) -> np.ndarray | None:
+        """The mapped bytes if the whole block lies in one extent, else None."""
+        views = self.slot.mapped.views if self.slot.mapped is not None else ()
+        return views[0] if len(views) == 1 else None
+
+
+class BlockReader:
+    """Iterate over it once for the blocks; use it as a context manager, so that nothing is left open or running.
+
+    Parameters
+    ----------
+    frames : int64[n]
+        File frames wanted, none blank.
+    edges : int64[n_blocks + 1]
+        Block boundaries in `frames`.
+    backend
+        A transport of `gpuio.io`.
+    slots, threads
+        Size of the ring and number of reading threads; with no threads, or one slot, blocks are read when asked for.
+    """
+
+    def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray,
+                 placements: np.ndarray, *, slots: int = 1, threads: int = 0, gap: int = MERGE_GAP) -> None:
+        self._layout, self._engine, self._frames, self._edges = layout, engine, frames, edges
+        self._placements, self._gap = placements, gap
+        self._closers: list[Callable[[], None]] = []
+        if layout.strided is not None:
+            from gpuio.io.gather import GatherReader
+
+            self._reader: Any = GatherReader(layout.strided, layout.sig_shape)
+            self._alignment, self._mapped, threads, slots = 1, False, 0, 1
+        else:
+            files = [file for part in layout.parts for file in part]
+            self._reader = backend.open([f.path for f in files], [f.size for f in files])
+            self._alignment, self._mapped = backend.alignment, hasattr(self._reader, "map")
+        self._closers.append(self._reader.close)
+        self._ahead: Any = None
+        if threads and not self._mapped:
+            from gpuio.io.readahead import ReadAhead
+
+            self._ahead = ReadAhead(self._reader, threads)
+            self._closers.append(self._ahead.close)
+        else:
+            slots = 1
+        self._slots = [Slot() for _ in range(slots)]
+
+    def __enter__(self) -> BlockReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading, join threads, close files."""
+        while self._closers:
+            self._closers.pop()()
+        for slot in self._slots:
+            _release_map(slot)
+
+    def __iter__(self) -> Iterator[Block]:
+        free = deque(self._slots)
+        started: deque[Block] = deque()
+        tasks = self._tasks()
+        exhausted = False
+        while True:
+            while free and not exhausted:
+                task = next(tasks, None)
+                if task is None:
+                    exhausted = True
+                    break
+                slot = free.popleft()
+                started.append(self._start(slot, *task))
+            if not started:
+                return
+            block = started.popleft()
+            if block.slot.pending is not None:
+                block.slot.pending.wait()
+            if block.slot.staging is not None and not self._mapped:
+                block.slot.staging.push(block.used_bytes)
+            yield block
+            for done in block.slot.in_use:      # a slot is filled again only when nothing reads from it
+                done.result()
+            block.slot.in_use.clear()
+            free.append(block.slot)
+
+    def _tasks(self) -> Iterator[tuple[Plan, int, int, list[tuple[int, int, int, int]]]]:
+        """Plan as many blocks at a time as hold `PLAN_FRAMES`; yield (plan, its first frame, number of the block, extents)."""
+        edges = self._edges
+        a = 0
+        while a < len(edges) - 1:
+            b = max(a + 1, int(np.searchsorted(edges, edges[a] + PLAN_FRAMES, side="right")) - 1)
+            base, stop = int(edges[a]), int(edges[b])
+            plan = self._plan(self._frames[base:stop], edges[a:b + 1] - base)
+            extents = [tuple(e) for e in plan.extents.tolist()]
+            bounds = plan.extent_starts.tolist()
+            for i in range(b - a):
+                yield plan, base, i, extents[bounds[i]:bounds[i + 1]]
+            a = b
+
+    def _plan(self, frames: np.ndarray, blocks: np.ndarray) -> Plan:
+        if self._layout.strided is None:
+            return make_plan(self._layout, frames, blocks, self._placements, alignment=self._alignment, gap=self._gap)
+        frame_bytes = self._layout.sig_size * self._layout.dtype.itemsize
+        within = np.arange(len(frames), dtype=np.int64) - np.repeat(blocks[:-1], np.diff(blocks))
+        return Plan(blocks=blocks, extents=np.zeros((0, 4), np.int64), extent_starts=np.zeros(len(blocks), np.int64),
+                    starts=np.ascontiguousarray((within * frame_bytes)[:, None]), extent_of=np.zeros((len(frames), 1), np.int64),
+                    staging_bytes=int(np.diff(blocks).max(initial=0)) * frame_bytes, needed_bytes=len(frames) * frame_bytes)
+
+    def _start(self, slot: Slot, plan: Plan, base: int, index: int, extents: list[tuple[int, int, int, int]]) -> Block:
+        """Begin to fill `slot` with block `index` of `plan`."""
+        if slot.plan is not plan:
+            slot.plan = plan
+            slot.bound.clear()
+        first, stop = int(plan.blocks[index]), int(plan.blocks[index + 1])
+        used = extents[-1][2] + extents[-1][3] if extents else plan.staging_bytes
+        block = Block(base + first, base + stop, base, plan, slot, used)
+        if self._mapped:
+            _release_map(slot)
+            slot.mapped = self._reader.map(extents)
+            mine = slice(int(plan.extent_starts[index]), int(plan.extent_starts[index + 1]))
+            shift = np.asarray(slot.mapped.addresses, dtype=np.int64) - plan.extents[mine, 3]
+            plan.starts[first:stop] += shift[plan.extent_of[first:stop] - mine.start]
+            return block
+        if slot.staging is None or len(slot.staging.host) < plan.staging_bytes:
+            slot.bound.clear()
+            slot.staging = self._engine.staging(plan.staging_bytes)
+        if self._layout.strided is not None:
+            self._reader.gather(self._frames[block.first:block.stop], slot.staging.host)
+        elif self._ahead is not None:
+            slot.pending = self._ahead.submit(extents, slot.staging.host)
+        else:
+            self._reader.read(extents, slot.staging.host)
+        return block
+
+
+def _release_map(slot: Slot) -> None:
+    if slot.mapped is not None:
+        slot.mapped.close()
+        slot.mapped = None

@@ -1,0 +1,534 @@
+"""Data sets: a layout plus the user's choices (nav shape, sync offset, device, backend).
+
+Life cycle: the constructor stores its arguments and touches no file; `initialize` reads headers; then the data set is a
+small value that pickles (paths and numbers, no handles) and opens files where and when pixels are wanted.
+
+The one model of navigation: flat nav index i shows file frame ``k = i + sync_offset`` and has data if ``0 <= k <
+image_count``; all other positions are blank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpuio import pipeline
+from gpuio.corrections import CorrectionSet
+from gpuio.engine import Engine, get_engine, resolve_device
+from gpuio.errors import DataSetException, ShapeError
+from gpuio.geometry import partition as split
+from gpuio.geometry.selection import check_sync_offset, flat_indices, selected_frames, sync_offset_info
+from gpuio.indexing import Indexing
+from gpuio.layout import Layout
+from gpuio.messages import JobExecutor, MessageConverter, TaskCommHandler, WorkerContext, message_schema
+from gpuio.meta import DataSetMeta
+from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
+from gpuio.shape import Shape, Slice
+from gpuio.source import HostFiles, Source
+from gpuio.tile import DataTile
+
+__all__ = [
+    "BasePartition", "DataSet", "JobExecutor", "MessageConverter", "Partition", "TaskCommHandler", "WorkerContext",
+    "WritableDataSet", "WritablePartition", "message_schema",
+]
+
+
+class DataSet(Indexing):
+    """Base of all formats.
+
+    A file format sets `format`, stores what the user said in ``_path``, ``_nav_shape``, ``_sig_shape`` and
+    ``_sync_offset``, and defines `_parse` and `sniff`; everything else is here.
+
+    Parameters
+    ----------
+    io_backend
+        How to read; None lets gpuio choose for each stream.
+    """
+
+    MAX_PARTITION_SIZE = 536870912
+    format: ClassVar[str] = ""
+
+    def __init__(self, io_backend: Any = None) -> None:
+        self._io_backend = io_backend
+        self._path: Any = None
+        self._nav_shape: tuple[int, ...] | None = None
+        self._sig_shape: tuple[int, ...] | None = None
+        self._sync_offset: int | None = 0
+        self._cores = 1
+        self._device: str | None = None
+        self._layout: Layout | None = None
+        self._meta: DataSetMeta | None = None
+
+    # -- what a format defines ------------------------------------------------------------------------------------
+
+    def _parse(self, source: Source) -> Layout:
+        """Read the headers; called by `initialize`."""
+        raise TypeError(f"{type(self).__name__} does not define _parse")
+
+    @classmethod
+    def sniff(cls, head: bytes, path: str) -> bool:
+        """Whether a file that begins with `head` (at least 4096 bytes, or the whole file) is of this format."""
+        return False
+
+    @classmethod
+    def get_supported_extensions(cls) -> set[str]:
+        """Extensions in lower case, without dot."""
+        return set()
+
+    # -- life cycle -----------------------------------------------------------------------------------------------
+
+    def initialize(self, executor: JobExecutor | None = None) -> DataSet:
+        """Read the headers and settle shapes. Use the returned object.
+
+        Raises
+        ------
+        DataSetException
+            The files are not what they should be, or shapes and sync offset do not fit.
+        OSError
+            A file cannot be read.
+        """
+        layout: Layout = executor.run_function(self._parse, HostFiles()) if executor is not None else self._parse(HostFiles())
+        return self._settle(layout)
+
+    def _settle(self, layout: Layout) -> DataSet:
+        """Take a layout and the user's wishes together."""
+        sig = self._sig_shape or layout.sig_shape
+        if int(np.prod(sig, dtype=object)) != layout.sig_size:
+            raise ShapeError(f"{self._name}: sig_shape {sig} has {np.prod(sig, dtype=object)} pixels; "
+                             f"the stored frames {layout.sig_shape} have {layout.sig_size}")
+        if sig != layout.sig_shape:
+            layout = _with_sig_shape(layout, tuple(sig))
+        nav = self._nav_shape or layout.nav_shape or guess_nav_shape(layout.image_count)
+        self._sync_offset = int(self._sync_offset or 0)
+        check_sync_offset(self._sync_offset, layout.image_count)
+        self._layout = layout
+        self._meta = DataSetMeta(
+            shape=Shape((*nav, *sig), sig_dims=len(sig)), image_count=layout.image_count, raw_dtype=self._raw_dtype(layout),
+            dtype=layout.dtype, metadata=layout.metadata, sync_offset=self._sync_offset)
+        return self
+
+    @staticmethod
+    def _raw_dtype(layout: Layout) -> np.dtype:
+        """dtype of the bytes on disk, byte order included."""
+        return layout.dtype.newbyteorder(">") if layout.encoding.name == "swap" else layout.dtype
+
+    def check_valid(self) -> bool:
+        """True, or an error: the first and the last frame can be found and read.
+
+        Raises
+        ------
+        DataSetException, OSError
+        """
+        files = HostFiles()
+        for path in {part[i].path for part in self.layout.parts for i in (0, -1)}:
+            files.size(path)
+            files.read(path, 0, 1)
+        return True
+
+    def set_num_cores(self, cores: int) -> None:
+        """Workers that partitions are made for."""
+        self._cores = max(1, int(cores))
+
+    # -- facts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        path = self._path[0] if isinstance(self._path, (list, tuple)) and self._path else self._path
+        return str(path) if path is not None else type(self).__name__
+
+    @property
+    def layout(self) -> Layout:
+        """What the format's parser handed over."""
+        if self._layout is None:
+            raise DataSetException(f"{self._name}: the data set is not initialized; call initialize() or use gpuio.load")
+        return self._layout
+
+    @property
+    def meta(self) -> DataSetMeta | None:
+        """None before `initialize`."""
+        return self._meta
+
+    @property
+    def _known(self) -> DataSetMeta:
+        if self._meta is None:
+            raise DataSetException(f"{self._name}: the data set is not initialized; call initialize() or use gpuio.load")
+        return self._meta
+
+    @property
+    def shape(self) -> Shape:
+        """Nav axes, then sig axes."""
+        return self._known.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Native dtype of decoded pixels."""
+        return self._known.dtype
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the files say about the experiment; units are suffixes of the keys."""
+        return self.layout.metadata
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was odd in the files and how it was read."""
+        return self.layout.notes
+
+    @property
+    def image_count(self) -> int:
+        """Frames that the files hold or ought to hold."""
+        return self.layout.image_count
+
+    @property
+    def sync_offset(self) -> int:
+        """Frames skipped (positive) or blank frames inserted (negative) at the start."""
+        return int(self._sync_offset or 0)
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the files that hold pixels."""
+        if self.layout.strided is not None:
+            return [self.layout.strided.path]
+        return [f.path for part in self.layout.parts for f in part]
+
+    def get_sync_offset_info(self) -> dict[str, int]:
+        """Frames skipped, ignored and inserted.
+
+        Raises
+        ------
+        DataSetException
+            The sync offset is out of range.
+        """
+        meta = self._known
+        return sync_offset_info(meta.sync_offset, meta.image_count, meta.shape.nav.size)
+
+    # -- device and backend ---------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``: where tiles are decoded."""
+        return resolve_device(self._device)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of `device`, in this process."""
+        return get_engine(self._device)
+
+    def to(self, device: str) -> DataSet:
+        """The same data set on another device."""
+        import copy
+
+        moved = copy.copy(self)
+        moved._device = resolve_device(device)
+        return moved
+
+    @classmethod
+    def get_supported_io_backends(cls) -> list[str]:
+        """Ids of usable backends."""
+        return ["mmap", "buffered", "direct"]
+
+    @classmethod
+    def get_default_io_backend(cls) -> Any:
+        """The backend of partitions where the user named none."""
+        import sys
+
+        from gpuio.io.backends import BufferedBackend, MMapBackend
+
+        return BufferedBackend() if sys.platform == "win32" else MMapBackend()
+
+    def get_io_backend(self) -> Any:
+        """The user's backend or the default one."""
+        return self._io_backend if self._io_backend is not None else self.get_default_io_backend()
+
+    def _transport(self) -> tuple[Any, bool, str]:
+        """Backend for a stream, whether files are cold, and why this one."""
+        if self._io_backend is not None:
+            return self._io_backend, False, "asked for"
+        from gpuio.io import choose
+
+        files = [f for part in self.layout.parts for f in part] if self.layout.strided is None else []
+        return choose([f.path for f in files], [f.size for f in files])
+
+    # -- what partitions and tiles are made from ------------------------------------------------------------------
+
+    def get_num_partitions(self) -> int:
+        """Partitions of at most 512 MiB of float32, a multiple of the cores, at most one per frame."""
+        return split.get_num_partitions(self.shape, self._cores, self.MAX_PARTITION_SIZE)
+
+    def get_slices(self) -> Iterator[tuple[Slice, int, int]]:
+        """Slice, first file frame, one past the last, of each partition."""
+        return Partition.make_slices(self.shape, self.get_num_partitions(), self.sync_offset)
+
+    def get_partitions(self) -> Iterator[Partition]:
+        """The partitions, in order."""
+        layout = self.layout
+        for part_slice, start, stop in self.get_slices():
+            yield BasePartition(self._known, part_slice, layout.parts[0] if layout.parts else _no_files(layout), start, stop - start,
+                                self.get_io_backend(), self.get_decoder(), layout=layout, engine_name=self.device)
+
+    def partition_shape(self, dtype: Any, target_size: int, min_num_partitions: int | None = None) -> tuple[int, ...]:
+        """Nav shape of a partition of about `target_size` bytes of `dtype`."""
+        return split.partition_shape(self.shape, dtype, target_size, self._cores, min_num_partitions)
+
+    def get_base_shape(self, roi: np.ndarray | None) -> tuple[int, ...]:
+        """The smallest tile: one frame, one detector row."""
+        return (1,) + (1,) * (self.shape.sig.dims - 1) + (self.shape.sig[-1],)
+
+    def adjust_tileshape(self, tileshape: tuple[int, ...], roi: np.ndarray | None) -> tuple[int, ...]:
+        """Last veto in the negotiation of tile shapes; none here."""
+        return tileshape
+
+    def get_min_sig_size(self) -> int:
+        """Pixels of the smallest useful tile: four pages."""
+        return int(4 * 4096 // np.dtype(self._known.raw_dtype).itemsize)
+
+    def get_max_io_size(self) -> int | None:
+        """Bytes to read at most at a time; None leaves it to the backend."""
+        return None
+
+    def need_decode(self, read_dtype: Any, roi: np.ndarray | None, corrections: CorrectionSet | None) -> bool:
+        """Whether tiles of `read_dtype` have to be made, rather than being views of the file."""
+        impl = self.get_io_backend().get_impl()
+        return bool(impl.need_copy(decoder=self._decoder_for_need(), roi=roi, native_dtype=self._known.raw_dtype, read_dtype=np.dtype(read_dtype),
+                                   sync_offset=self.sync_offset, corrections=corrections))
+
+    def _decoder_for_need(self) -> Any:
+        """Something that is not None if bytes have to be decoded."""
+        return self.get_decoder() or (None if self.layout.encoding.name in ("plain", "swap") and self.layout.strided is None else self)
+
+    def get_decoder(self) -> Any:
+        """A user's own `Decoder`; None: the layout's encoding, decoded by the engine."""
+        return None
+
+    def get_correction_data(self) -> CorrectionSet:
+        """Corrections that the files carry."""
+        return CorrectionSet()
+
+    def get_task_comm_handler(self) -> TaskCommHandler:
+        """One that does nothing."""
+        return TaskCommHandler()
+
+    # -- pixels ---------------------------------------------------------------------------------------------------
+
+    def tiles(self, dtype: Any = None, roi: np.ndarray | None = None, *, corrections: CorrectionSet | None = None,
+              memory: int | str | None = None, depth: int | None = None, threads: int = 0) -> Iterator[DataTile]:
+        """All frames, a stack of whole frames at a time, decoded on this data set's device.
+
+        Parameters
+        ----------
+        dtype
+            Of the tiles. None: native, or as wide as corrections need.
+        roi : bool[nav], optional
+            Positions wanted.
+        corrections
+            None applies what the files carry; an empty `CorrectionSet` switches that off.
+        memory
+            Budget of staging and output: bytes, or a text such as "2 GiB". Default 256 MiB.
+        depth
+            Frames of a tile at most; None chooses a size that stays in the cache (CPU) or fills the device.
+        threads
+            Decode ahead on that many threads.
+
+        Yields
+        ------
+        DataTile
+            data : dtype[n, *sig], CuPy on a GPU, NumPy without; lent until the next step. `tile_slice` says where: its nav
+            axis is flat, and compressed by the roi. Blank positions get no tile.
+
+        Raises
+        ------
+        ShapeError
+            The roi does not fit the nav shape.
+        MemoryBudgetError
+            One frame does not fit the budget; the message says how much would.
+        ReadError, OSError
+            At the tile whose bytes could not be read.
+        """
+        nav, frames = self._selected(roi)
+        backend, cold, _ = self._transport()
+        yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, dtype=dtype, depth=depth, memory=memory,
+                                  corrections=self._corrections(corrections), threads=threads, cold=cold)
+
+    def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
+        return self.get_correction_data() if corrections is None else corrections
+
+    def _selected(self, roi: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Compressed nav index and file frame of every position that has data."""
+        meta = self._known
+        first = meta.sync_offset
+        nav, frames = selected_frames(first, min(first + meta.shape.nav.size, meta.image_count), first, meta.image_count, roi,
+                                      nav_shape=meta.shape.nav)
+        present = self._present(frames)
+        return (nav, frames) if present.all() else (nav[present], frames[present])
+
+    def _present(self, frames: np.ndarray) -> np.ndarray:
+        """Which file frames are in a file: those in the holes of a series are not."""
+        if not self.layout.parts:
+            return np.ones(len(frames), dtype=bool)
+        located: np.ndarray = self.layout.parts[0].locate(frames)[0]
+        return located >= 0
+
+    def _file_frames(self, nav: np.ndarray) -> np.ndarray:
+        """File frame of flat nav indices, -1 where blank."""
+        frames = np.asarray(nav, dtype=np.int64) + self.sync_offset
+        inside = (frames >= 0) & (frames < self.image_count)
+        inside[inside] = self._present(frames[inside])
+        return np.where(inside, frames, -1)
+
+    def blank(self) -> np.ndarray:
+        """bool[nav]: positions that no file frame belongs to."""
+        nav = tuple(self.shape.nav)
+        return (self._file_frames(np.arange(self.shape.nav.size)) < 0).reshape(nav)
+
+    def read(self, nav: np.ndarray, *, dtype: Any = None, box: pipeline.Box | None = None, corrections: CorrectionSet | None = None,
+             memory: int | str | None = None) -> Any:
+        """Frames at flat nav indices, in the given order; blank ones are zero.
+
+        Returns
+        -------
+        dtype[len(nav), *sig], engine memory
+        """
+        corrections = self._corrections(corrections)
+        shape = tuple(self.shape.sig) if box is None else box.shape
+        engine = self.engine
+        out = engine.zeros((len(nav), *shape), pipeline.output_dtype(self.dtype, dtype, corrections))
+        backend, cold, _ = self._transport()
+        pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
+                             memory=memory, cold=cold)
+        return out
+
+    def summary(self, *, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None, memory: int | str | None = None,
+                progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Sum over the detector for each position, and sum over all positions, in one pass.
+
+        Returns
+        -------
+        sum_sig : nav shape, or (selected,) with a roi; the scan image
+            uint64, int64, float64 or complex128: as wide as sums of integers stay exact.
+        sum_nav : sig shape, same dtype; the summed pattern
+            Both in host memory; blank positions count as zero.
+        """
+        nav, frames = self._selected(roi)
+        corrections = self._corrections(corrections)
+        dtype = pipeline.output_dtype(self.dtype, None, corrections)
+        wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
+        total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
+        engine = self.engine
+        scan = engine.zeros((total,), wide)
+        pattern = engine.zeros((self.shape.sig.size,), wide)
+        backend, cold, _ = self._transport()
+        done = 0
+        for tile in pipeline.tiles(self.layout, engine, backend, nav, frames, dtype=dtype, corrections=corrections, memory=memory, cold=cold):
+            flat = tile.flat_data
+            first = int(tile.tile_slice.origin[0])
+            scan[first:first + len(flat)] = flat.sum(axis=1, dtype=wide)
+            pattern += flat.sum(axis=0, dtype=wide)
+            done += len(flat)
+            if progress is not None:
+                progress(done, len(frames))
+        scan_host, pattern_host = engine.download(scan), engine.download(pattern)
+        shape = tuple(self.shape.nav) if roi is None else (total,)
+        return scan_host.reshape(shape), pattern_host.reshape(tuple(self.shape.sig))
+
+    def sum_sig(self, **kwargs: Any) -> np.ndarray:
+        """The scan image: sum of each frame. Keywords as `summary`."""
+        return self.summary(**kwargs)[0]
+
+    def sum_nav(self, **kwargs: Any) -> np.ndarray:
+        """The summed pattern: sum over all frames. Keywords as `summary`."""
+        return self.summary(**kwargs)[1]
+
+    # -- detection and display ------------------------------------------------------------------------------------
+
+    @classmethod
+    def detect_params(cls, path: str, executor: JobExecutor | None = None) -> dict[str, Any] | bool:
+        """False, or parameters to open `path` with: ``{"parameters": {...}, "info": {...}}``."""
+        from gpuio.formats import HEAD_BYTES
+
+        try:
+            head = HostFiles().read(path, 0, HEAD_BYTES)
+            if not cls.sniff(head, path):
+                return False
+            ds = cls(path).initialize(executor)  # type: ignore[arg-type]
+        except (DataSetException, OSError):
+            return False
+        nav = ds._layout.nav_shape if ds._layout is not None and ds._layout.nav_shape else guess_nav_shape(ds.image_count)
+        return {
+            "parameters": {"path": path, "nav_shape": tuple(nav), "sig_shape": tuple(ds.shape.sig)},
+            "info": {"image_count": ds.image_count, "native_sig_shape": tuple(ds.shape.sig)},
+        }
+
+    @classmethod
+    def get_msg_converter(cls) -> type[MessageConverter]:
+        """How JSON messages become constructor arguments."""
+        schema = message_schema(cls.format.upper(), {})
+
+        class Converter(MessageConverter):
+            SCHEMA = schema
+
+        return Converter
+
+    def get_cache_key(self) -> Any:
+        """A JSON-serialisable value that differs between data sets with different pixels."""
+        return {"path": self._path, "shape": tuple(self.shape), "sync_offset": self.sync_offset}
+
+    def get_diagnostics(self) -> list[dict[str, Any]]:
+        """Further facts: ``{"name": str, "value": str or list of such dicts}``."""
+        return [{"name": key, "value": str(value)} for key, value in self.metadata.items()]
+
+    @property
+    def diagnostics(self) -> list[dict[str, Any]]:
+        """`get_diagnostics` and what is common to all formats."""
+        info = self.get_sync_offset_info()
+        first = next(self.get_partitions())
+        return [
+            *self.get_diagnostics(),
+            {"name": "Partition shape", "value": str(first.shape)},
+            {"name": "Number of partitions", "value": str(len(list(self.get_slices())))},
+            {"name": "Number of frames skipped at the beginning", "value": info["frames_skipped_start"]},
+            {"name": "Number of frames ignored at the end", "value": info["frames_ignored_end"]},
+            {"name": "Number of blank frames inserted at the beginning", "value": info["frames_inserted_start"]},
+            {"name": "Number of blank frames inserted at the end", "value": info["frames_inserted_end"]},
+        ]
+
+    def __repr__(self) -> str:
+        if self._meta is None:
+            return f"<{type(self).__name__} {self._name} (not initialized)>"
+        return f"<{type(self).__name__} {self._name}: nav {tuple(self.shape.nav)}, sig {tuple(self.shape.sig)}, {self.dtype}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = {"format": self.format, "files": f"{self.files[0]}" + (f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""),
+                "nav shape": tuple(self.shape.nav), "sig shape": tuple(self.shape.sig), "dtype": self.dtype,
+                "frames": self.image_count, "sync offset": self.sync_offset, "device": self.device, **self.metadata}
+        body = "".join(f"<tr><th style='text-align:left'>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+        notes = "".join(f"<li>{escape(n)}</li>" for n in self.notes)
+        return f"<table>{body}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+
+
+def guess_nav_shape(image_count: int) -> tuple[int, ...]:
+    """A square scan if the number of frames is a square, else a line."""
+    import math
+
+    side = math.isqrt(image_count)
+    return (side, side) if side * side == image_count and side > 1 else (image_count,)
+
+
+def _with_sig_shape(layout: Layout, sig: tuple[int, ...]) -> Layout:
+    """The same pixels under another sig shape; they keep their order in the frame."""
+    import dataclasses
+
+    if layout.strided is not None:
+        raise ShapeError(f"{layout.strided.path}: sig_shape {sig} cannot replace {layout.sig_shape} in an array stored with navigation fastest")
+    return dataclasses.replace(layout, sig_shape=sig)
+
+
+def _no_files(layout: Layout) -> Any:
+    """A file set for the partitions of a strided array: one file that is never addressed by frame."""
+    from gpuio.fileset import File, FileSet
+
+    assert layout.strided is not None
+    return FileSet([File(layout.strided.path, 0, layout.image_count, layout.dtype, layout.sig_shape)])

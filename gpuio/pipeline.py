@@ -1,0 +1,457 @@
+"""The stream: plan, read ahead, decode, correct, hand out tiles. Nothing here knows a format, a file system or a device.
+
+`tiles` lends tiles one after the other: a tile is valid until the next step, its buffer is used again. `read_frames`
+decodes frames into an array of the caller's. Both keep to a memory budget that covers staging and output.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuio.blocks import Block, BlockReader
+from gpuio.corrections import CorrectionSet
+from gpuio.engine import Decode, Engine, RepairTable
+from gpuio.errors import MemoryBudgetError
+from gpuio.geometry.plan import MERGE_GAP, clip, spans
+from gpuio.layout import PIXELS, REPEATS, ROWS, Layout
+from gpuio.shape import Shape, Slice
+from gpuio.tile import DataTile
+
+#: Output of a tile on the CPU: half of a usual L2, so that whoever reads the tile finds it in the cache.
+CPU_TILE_BYTES = 512 << 10
+#: Packed bytes read at a time from the page cache: small enough to be decoded from L2.
+WARM_BLOCK_BYTES = 256 << 10
+#: Packed bytes read at a time from storage: large enough for its full rate.
+COLD_BLOCK_BYTES = 8 << 20
+#: Output of a tile on a device: enough frames that launches and copies run at full rate.
+DEVICE_TILE_BYTES = 128 << 20
+DEFAULT_MEMORY = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of the detector that tiles are cut to, and its number in the tiling scheme."""
+
+    origin: tuple[int, ...]
+    shape: tuple[int, ...]
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How a stream uses its memory."""
+
+    depth: int              # frames of a tile
+    block_frames: int       # frames of a block
+    slots: int              # staging buffers
+    read_threads: int
+    gap: int
+    memory_bytes: int       # staging and output together, at most
+
+
+def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) -> int:
+    """Bytes from a number or a text such as ``"2 GiB"``, ``"500 MB"``.
+
+    Raises
+    ------
+    ValueError
+        Not a positive size.
+    """
+    if value is None:
+        return default
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kMGT]?)(i?)B?\s*", value, flags=re.IGNORECASE)
+        if match is None:
+            raise ValueError(f"memory size {value!r} is not understood; expected for example '2 GiB'")
+        number, prefix, binary = match.groups()
+        value = float(number) * (1024 if binary else 1000) ** " kMGT".upper().index(prefix.upper() or " ")
+    if not value > 0:
+        raise ValueError(f"memory size {value!r} is not positive")
+    return int(value)
+
+
+def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, *, boxes: Sequence[Box] | None = None,
+          dtype: Any = None, depth: int | None = None, corrections: CorrectionSet | None = None, repair_whole: bool = True,
+          memory: int | str | None = None, threads: int = 0, views: bool = True, cold: bool = False) -> Iterator[DataTile]:
+    """Tiles of a selection, in order, blanks left out.
+
+    Parameters
+    ----------
+    nav, frames : int64[n]
+        Index on the (compressed) nav axis and file frame of each position that has data; `nav` ascends.
+    boxes
+        Detector boxes, one tile each for every stack of frames; default one box that is the whole detector.
+    dtype
+        Of the tiles; None is the native one, or float where corrections need it.
+    depth
+        Frames of a tile; None lets the stream choose. Tiles end where `nav` jumps.
+    repair_whole
+        Repair excluded pixels in whole frames before cutting boxes, so that a box does not change values;
+        else within each box, as the specification's tiles do.
+    memory
+        Budget of staging and output in bytes.
+    threads
+        Decode ahead on that many threads; 0 decodes in the caller's.
+    views
+        Hand out views of mapped memory where nothing needs doing.
+    cold
+        Read ahead in large blocks, for files that are not in the page cache.
+
+    Raises
+    ------
+    MemoryBudgetError
+        One frame does not fit the budget.
+    ReadError, OSError
+        At the tile whose bytes could not be read.
+    """
+    out_dtype = output_dtype(layout.dtype, dtype, corrections)
+    whole = Box((0,) * len(layout.sig_shape), layout.sig_shape)
+    boxes = [whole] if boxes is None else list(boxes)
+    placements = [_BoxDecoder.placements(layout, box, corrections, repair_whole) for box in boxes]
+    table = np.concatenate(placements) if len(boxes) > 1 else placements[0]
+    sizes = stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=memory, threads=threads, cold=cold)
+    edges = _tile_edges(nav, sizes.depth)
+    block_edges = edges if len(boxes) > 1 else _block_edges(edges, sizes.block_frames)
+    decoders = [_BoxDecoder(layout, engine, box, rows, out_dtype, corrections, repair_whole)
+                for box, rows in zip(boxes, placements, strict=True)]
+    views = views and len(boxes) == 1 and decoders[0].is_view(out_dtype)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuio-decode") if threads else None
+    reader = BlockReader(layout, engine, backend, frames, block_edges, table, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap)
+    largest = max(int(np.prod(box.shape)) for box in boxes)
+    ring = _OutputRing(engine, sizes.depth * largest, out_dtype, threads + 1 if threads else 1)
+    try:
+        with reader:
+            yield from _deliver(reader, decoders, ring, nav, edges, pool, threads, views)
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, out: Any, *, box: Box | None = None,
+                corrections: CorrectionSet | None = None, memory: int | str | None = None, cold: bool = False) -> None:
+    """Decode `frames` into `out`.
+
+    Parameters
+    ----------
+    frames : int64[n]
+        File frames in any order, repeats allowed; -1 is a blank frame and leaves its part of `out` alone.
+    out : dtype[n, *box], C order, engine memory, written
+    """
+    box = box or Box((0,) * len(layout.sig_shape), layout.sig_shape)
+    positions = np.flatnonzero(frames >= 0)
+    if not len(positions):
+        return
+    wanted = frames[positions]
+    rows = _BoxDecoder.placements(layout, box, corrections, True)
+    decoder = _BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True)
+    sizes = stream_sizes(layout, engine, backend, wanted, rows, [box], out.dtype, depth=1, memory=memory, threads=0, cold=cold)
+    edges = _block_edges(_tile_edges(positions, len(frames)), sizes.block_frames)
+    flat = out.reshape(len(frames), -1)
+    with BlockReader(layout, engine, backend, wanted, edges, rows, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap) as reader:
+        for block in reader:
+            decoder.bind(block, flat)(block.first - block.base, block.stop - block.first, at=int(positions[block.first]))
+
+
+def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
+    """dtype of tiles: as asked; native without a wish; wide enough for corrections if there are any."""
+    if dtype is not None:
+        return np.dtype(dtype)
+    if corrections is not None and corrections.have_corrections():
+        return np.result_type(np.float32, native)
+    return np.dtype(native)
+
+
+def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, placements: np.ndarray, boxes: Sequence[Box],
+                 dtype: np.dtype, *, depth: int | None, memory: int | str | None, threads: int, cold: bool) -> Sizes:
+    """Divide the memory budget among staging and output.
+
+    Raises
+    ------
+    MemoryBudgetError
+        One frame does not fit; the message says how much memory would.
+    """
+    budget = parse_bytes(memory)
+    on_device = engine.name != "cpu"
+    frame_out = max(int(np.prod(box.shape)) for box in boxes) * dtype.itemsize
+    span = int((lambda s: s[:, 1] - s[:, 0])(spans(placements, layout.encoding, len(layout.parts))).sum()) if layout.parts \
+        else layout.sig_size * layout.dtype.itemsize
+    gap, between = _gap(layout, frames, span)
+    mapped = backend.id == "mmap"
+    frame_staged = span + between + (2 * backend.alignment if backend.alignment > 1 else 0) + 64 * len(layout.parts)
+    slots, read_threads = (3, 3) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
+    outputs = threads + 1 if threads else 1
+    share = 0 if mapped else slots * frame_staged
+    least = frame_out * outputs + share
+    if budget < least:
+        raise MemoryBudgetError(f"{_name(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
+                                f"({outputs} x {frame_out} bytes of output, {slots} x {0 if mapped else frame_staged} bytes of staging)")
+    if depth is None:
+        target = min(DEVICE_TILE_BYTES if on_device else CPU_TILE_BYTES, budget // (2 * outputs))
+        depth = max(1, min(target // frame_out, len(frames) or 1))
+    depth = max(1, min(depth, len(frames) or 1))
+    left = budget - depth * frame_out * outputs
+    target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads else WARM_BLOCK_BYTES
+    if layout.strided is not None:
+        target = left                       # every block is a pass over the file: as few of them as memory allows
+    elif mapped:
+        target, left = 32 << 20, 32 << 20   # address space, not memory
+    block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // frame_staged)
+    if block_frames > depth:
+        block_frames -= block_frames % depth
+    return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share)
+
+
+def _gap(layout: Layout, frames: np.ndarray, span: int) -> tuple[int, int]:
+    """Widest gap to read along, and the bytes between frames that this costs at most for each."""
+    if not layout.parts:
+        return 0, 0
+    headers = max(part[0].frame_header + part[0].frame_footer for part in layout.parts)
+    if len(frames) > 1 and not bool((np.diff(frames) == 1).all()):
+        gap = max(min(MERGE_GAP, span), headers)        # scattered frames: never read more than twice what is needed
+        return gap, gap
+    whole = spans(layout.placements, layout.encoding, len(layout.parts))
+    between = int((whole[:, 1] - whole[:, 0]).sum()) - span + headers
+    gap = max(MERGE_GAP, headers)
+    return gap, between if between <= gap else 0
+
+
+def _name(layout: Layout) -> str:
+    if layout.strided is not None:
+        return layout.strided.path
+    return layout.parts[0][0].path
+
+
+def _tile_edges(nav: np.ndarray, depth: int) -> np.ndarray:
+    """Boundaries of tiles of at most `depth` frames that do not cross a jump of `nav`: int64[n_tiles + 1]."""
+    n = len(nav)
+    if n == 0:
+        return np.zeros(1, dtype=np.int64)
+    runs = np.concatenate(([0], np.flatnonzero(np.diff(nav) != 1) + 1, [n])).astype(np.int64)
+    return _split(runs, depth)
+
+
+def _split(edges: np.ndarray, size: int) -> np.ndarray:
+    """`edges` with further ones, so that no interval is longer than `size`."""
+    counts = -(-np.diff(edges) // size)
+    first = np.repeat(edges[:-1], counts)
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.append(first + within * size, edges[-1]).astype(np.int64)
+
+
+def _block_edges(tile_edges: np.ndarray, block_frames: int) -> np.ndarray:
+    """Boundaries of blocks: several whole tiles a block, or several blocks a tile."""
+    if len(tile_edges) < 2:
+        return tile_edges
+    lengths = np.diff(tile_edges)
+    if int(lengths.max()) >= block_frames:
+        return _split(tile_edges, block_frames)
+    # Greedy filling in one vectorised step: a tile opens a block when the grid of block_frames is crossed.
+    index = tile_edges[:-1] // block_frames
+    opens = np.flatnonzero(np.concatenate(([True], index[1:] != index[:-1])))
+    return np.append(tile_edges[opens], tile_edges[-1])
+
+
+class _OutputRing:
+    """Output buffers that are used in turn."""
+
+    def __init__(self, engine: Engine, items: int, dtype: np.dtype, count: int) -> None:
+        self._make: Callable[[], Any] = lambda: engine.empty((items,), dtype)
+        self._buffers: list[Any] = []
+        self._count, self._next = count, 0
+
+    def take(self) -> Any:
+        if len(self._buffers) < self._count:
+            self._buffers.append(self._make())
+        buffer = self._buffers[self._next % self._count]
+        self._next += 1
+        return buffer
+
+
+class _BoxDecoder:
+    """Decodes frames into a box: directly by clipped placements, or whole and cropped where that is needed."""
+
+    def __init__(self, layout: Layout, engine: Engine, box: Box, placements: np.ndarray, dtype: np.dtype,
+                 corrections: CorrectionSet | None, repair_whole: bool) -> None:
+        self.box, self._engine, self._layout, self._dtype = box, engine, layout, dtype
+        self.pixels = int(np.prod(box.shape))
+        self.is_whole = box.shape == layout.sig_shape
+        self._cropped = self._needs_crop(layout, box, corrections, repair_whole)
+        whole = Box((0,) * len(box.shape), layout.sig_shape)
+        area = whole if self._cropped else box
+        self._area_pixels = int(np.prod(area.shape))
+        dark = gain = None
+        self._repair: RepairTable | None = None
+        self._corrected = corrections is not None and corrections.have_corrections()
+        if corrections is not None and self._corrected:
+            corrections.check(layout.sig_shape)
+            dark, gain = (_cut(m, layout.sig_shape, area) for m in (corrections.dark_flat(), corrections.gain_flat()))
+            cut = None if area.shape == layout.sig_shape else Slice(area.origin, Shape(area.shape, sig_dims=len(area.shape)))
+            self._repair = corrections.repair_table(layout.sig_shape, cut)
+        if self._repair is not None and dtype.kind not in "fc":
+            raise TypeError(f"corrections need a floating output dtype; {dtype} was asked for")
+        # Pixels that no placement names (gaps between chips) are zero.
+        self._clear = int(placements[:, PIXELS] @ (placements[:, REPEATS] * placements[:, ROWS])) < self._area_pixels
+        self._decoder = engine.decoder(layout.encoding, placements, self._area_pixels, dtype, dark=dark, gain=gain)
+        self._scratch: Any = None
+
+    @staticmethod
+    def _needs_crop(layout: Layout, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> bool:
+        if box.shape == layout.sig_shape:
+            return False
+        if repair_whole and corrections is not None and corrections.get_excluded_pixels() is not None:
+            return True
+        return clip(layout.placements, layout.encoding, layout.sig_shape, box.origin, box.shape) is None
+
+    @classmethod
+    def placements(cls, layout: Layout, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> np.ndarray:
+        """What a decoder of this box takes from the frame."""
+        whole = layout.placements
+        if box.shape == layout.sig_shape or cls._needs_crop(layout, box, corrections, repair_whole):
+            return whole
+        clipped = clip(whole, layout.encoding, layout.sig_shape, box.origin, box.shape)
+        assert clipped is not None
+        return clipped
+
+    def is_view(self, dtype: np.dtype) -> bool:
+        """Whether stored frames are already what is wanted, so that a mapped file can be handed out as it is."""
+        if not (self._engine.name == "cpu" and self.is_whole and not self._corrected and self._layout.encoding.name == "plain"
+                and dtype == self._layout.dtype and dtype.kind != "b" and len(self._layout.pieces) == 1):
+            return False
+        piece = self._layout.pieces[0]
+        rows_follow = piece.rows == 1 or (piece.row_src == piece.pixels * dtype.itemsize and piece.row_pos == piece.pixels)
+        return rows_follow and piece.repeats == 1 and not (piece.pos or piece.skipped or piece.reversed)
+
+    def bind(self, block: Block, out: Any) -> Decode:
+        """As `Block.bind`, with what has to happen around the decoding; `out` is dtype[depth, pixels]."""
+        if not (self._cropped or self._repair is not None or self._clear):
+            return block.bind(self._decoder, out)
+        if not self._cropped:
+            inner = block.bind(self._decoder, out)
+
+            def decode(first: int, count: int, at: int = 0) -> None:
+                if self._clear:
+                    out[at:at + count] = 0
+                inner(first, count, at=at)
+                if self._repair is not None:
+                    self._engine.repair(out[at:at + count], self._repair)
+
+            return decode
+        return self._bind_cropped(block, out)
+
+    def _bind_cropped(self, block: Block, out: Any) -> Decode:
+        """Decode whole frames into scratch, repair there, copy the box: few frames at a time."""
+        few = max(1, CPU_TILE_BYTES // (self._area_pixels * self._dtype.itemsize))
+        if self._scratch is None:
+            self._scratch = self._engine.empty((few, self._area_pixels), self._dtype)
+        scratch = self._scratch
+        inner = block.bind(self._decoder, scratch)
+        crop = (slice(None), *(slice(o, o + n) for o, n in zip(self.box.origin, self.box.shape, strict=True)))
+
+        def decode(first: int, count: int, at: int = 0) -> None:
+            for done in range(0, count, few):
+                n = min(few, count - done)
+                if self._clear:
+                    scratch[:n] = 0
+                inner(first + done, n)
+                if self._repair is not None:
+                    self._engine.repair(scratch[:n], self._repair)
+                out[at + done:at + done + n] = scratch[:n].reshape(n, *self._layout.sig_shape)[crop].reshape(n, -1)
+
+        return decode
+
+
+def _cut(flat: np.ndarray | None, sig_shape: tuple[int, ...], area: Box) -> np.ndarray | None:
+    if flat is None or area.shape == sig_shape:
+        return flat
+    crop = tuple(slice(o, o + n) for o, n in zip(area.origin, area.shape, strict=True))
+    return np.ascontiguousarray(flat.reshape(sig_shape)[crop]).ravel()
+
+
+def _deliver(reader: BlockReader, decoders: list[_BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
+             pool: ThreadPoolExecutor | None, ahead: int, views: bool) -> Iterator[DataTile]:
+    """Walk through blocks and tiles together; decode each intersection; hand out a tile when its last frame is there."""
+    waiting: deque[tuple[DataTile, list[Future[None]]]] = deque()
+    bounds, origins = edges.tolist(), nav[edges[:-1]].tolist()
+    shaped: dict[tuple[int, int], Any] = {}
+    tile = 0
+    flat: Any = None
+    work: list[Future[None]] = []
+    for block in reader:
+        pos = block.first
+        while pos < block.stop:
+            start, end = bounds[tile], bounds[tile + 1]
+            stop = min(end, block.stop)
+            if views and start >= block.first and end <= block.stop:
+                view = _view(block, start, end, decoders[0])
+                if view is not None:
+                    yield DataTile.lent(view, origins[tile], decoders[0].box.origin, decoders[0].box.index)
+                    tile, pos = tile + 1, stop
+                    continue
+            for decoder in decoders:
+                if pos == start or flat is None:
+                    flat = ring.take()
+                    work = []
+                key = (id(flat), id(decoder))
+                if key not in shaped:
+                    depth = flat.shape[0] // decoder.pixels
+                    rows = flat[: depth * decoder.pixels].reshape(depth, decoder.pixels)
+                    shaped[key] = rows, rows.reshape(depth, *decoder.box.shape)
+                rows, stack = shaped[key]
+                call = decoder.bind(block, rows)
+                if pool is None:
+                    call(pos - block.base, stop - pos, at=pos - start)
+                else:
+                    future = pool.submit(call, pos - block.base, stop - pos, at=pos - start)
+                    work.append(future)
+                    block.slot.in_use.append(future)
+                if stop == end:
+                    done = DataTile.lent(stack[: end - start], origins[tile], decoder.box.origin, decoder.box.index)
+                    if pool is None:
+                        yield done
+                    else:
+                        waiting.append((done, work))
+                        work = []
+                        while len(waiting) > ahead:
+                            yield _finished(waiting.popleft())
+            if stop == end:
+                tile += 1
+            pos = stop
+    while waiting:
+        yield _finished(waiting.popleft())
+
+
+def _finished(entry: tuple[DataTile, list[Future[None]]]) -> DataTile:
+    tile, work = entry
+    for future in work:
+        future.result()
+    return tile
+
+
+def _view(block: Block, start: int, end: int, decoder: _BoxDecoder) -> np.ndarray | None:
+    """Frames ``start:end`` as a read-only view of the mapped block, if they are evenly spaced in it."""
+    mapped = block.view
+    if mapped is None:
+        return None
+    at = block.plan.starts[start - block.base:end - block.base, 0] - mapped.__array_interface__["data"][0]
+    steps = np.diff(at)
+    if len(steps) and (steps != steps[0]).any():
+        return None
+    dtype = decoder._dtype
+    frame_bytes = decoder.pixels * dtype.itemsize
+    first, stride = int(at[0]), int(steps[0]) if len(steps) else frame_bytes
+    if stride < 0:
+        return None
+    bytes_ = mapped[first:first + (end - start - 1) * stride + frame_bytes]
+    if (len(steps) == 0 or stride == frame_bytes):
+        return bytes_.view(dtype).reshape(end - start, *decoder.box.shape)
+    inner = [int(np.prod(decoder.box.shape[i + 1:])) * dtype.itemsize for i in range(len(decoder.box.shape))]
+    head = np.ndarray(decoder.box.shape, dtype, buffer=bytes_, offset=0)
+    result = np.lib.stride_tricks.as_strided(head, (end - start, *decoder.box.shape), (stride, *inner), writeable=False)
+    return result
