@@ -1,0 +1,20 @@
+"""Bytes from storage to memory. Transports know extents, never formats.
+
+================  =====================================================================================
+`base`            the seam: `Transport`, `Reader`, `Extent`
+`backends`        the transports for host memory, which are the specification's I/O backends
+`buffered`        ``preadv`` through the page cache
+`direct`          ``O_DIRECT``, past the page cache
+`mmap`            windows on the page cache
+`descriptors`     a bounded pool of open files
+`readahead`       threads that read while the caller decodes
+`staging`         aligned memory
+`choice`          which of them, and why
+`decoders`        the specification's `Decoder`, for encodings of users
+`by_range`        tiles by way of such a decoder
+================  =====================================================================================
+"""
+
+from gpuio.io.choice import Choice, choose, resident_fraction
+
+__all__ = ["Choice", "choose", "resident_fraction"]
