@@ -84,7 +84,6 @@ def load(format: str, *args: Any, device: str | None = None, **parameters: Any) 
     BackendUnavailable
         The device is not available; the message says why and what to do.
     """
-    from gpuio import formats as registry
     from gpuio.engine import resolve_device
 
     args = tuple(os.fspath(a) if isinstance(a, os.PathLike) else a for a in args)
@@ -93,7 +92,7 @@ def load(format: str, *args: Any, device: str | None = None, **parameters: Any) 
         format = _recognise(args[0] if args else parameters["path"])
     if device is not None:
         device = resolve_device(device)
-    ds = registry.get(format)(*args, **parameters).initialize(None)
+    ds = _registry().get(format)(*args, **parameters).initialize(None)
     ds._device = device
     return ds
 
@@ -106,28 +105,24 @@ def detect(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     OSError, DataSetException
         There is no such file, or it is a folder, pipe or device.
     """
-    from gpuio import formats as registry
-
     path = os.fspath(path)
     for name in _candidates(path):
-        found = registry.get(name).detect_params(path)
+        found = _registry().get(name).detect_params(path)
         if isinstance(found, dict):
             return {"format": name, **found}
     return None
 
 
-def formats() -> list[str]:
-    """Names of the formats that `load` takes."""
-    from gpuio import formats as registry
-
-    return list(registry.names())
+def _registry() -> Any:
+    """The package of formats; ``gpuio.formats()`` lists their names."""
+    return import_module("gpuio.formats")
 
 
 def _candidates(path: str) -> list[str]:
     """Formats whose first bytes fit, those with a fitting extension first."""
-    from gpuio import formats as registry
     from gpuio.source import HostFiles
 
+    registry = _registry()
     head = HostFiles().read(path, 0, registry.HEAD_BYTES)
     return [name for name in registry.sniff_order(path) if registry.get(name).sniff(head, path)]
 
@@ -136,7 +131,7 @@ def _recognise(path: str) -> str:
     """The format of a file; the first whose bytes fit."""
     found = _candidates(path)
     if not found:
-        raise UnknownFormat(f"{path}: no format recognises this file (tried {', '.join(n for n in formats() if n != 'raw')}); "
+        raise UnknownFormat(f"{path}: no format recognises this file (tried {', '.join(n for n in _registry().names() if n != 'raw')}); "
                             "a file without a header can be opened with gpuio.load('raw', path=..., dtype=..., nav_shape=..., sig_shape=...)")
     return found[0]
 
@@ -145,8 +140,9 @@ def __getattr__(name: str) -> Any:
     """Classes of formats and names of the internal API, imported when first asked for."""
     if name.startswith("_"):
         raise AttributeError(f"module 'gpuio' has no attribute {name!r}")
-    from gpuio import formats as registry
-
+    registry = _registry()
+    if name == "formats":
+        return registry
     for format_name in registry.names():
         if registry.FORMATS[format_name].class_name == name:
             return registry.get(format_name)
