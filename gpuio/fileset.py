@@ -348,12 +348,13 @@ class FileSet:
             frame_footer_bytes=self._of_all("frame_footer", self.frame_footer_bytes))
 
     def _of_all(self, name: str, stated: int) -> int:
-        """Bytes of the header or footer of every frame."""
-        for f in self._files:
-            mine = getattr(f, name, 0)
-            if mine and stated and mine != stated or mine != getattr(self._files[0], name, 0):
-                raise DataSetException(f"{f.path}: {name} of {mine} bytes; expected {stated or getattr(self._files[0], name)} as in all files")
-        return stated or getattr(self._files[0], name, 0)
+        """Bytes of the header or footer of every frame, which `get_read_ranges` has one number for."""
+        found = {int(getattr(f, name, 0)) for f in self._files}
+        if stated:
+            found = (found - {0}) | {stated}
+        if len(found) > 1:
+            raise DataSetException(f"{self._files[0].path}: the files of the set have a {name} of {sorted(found)} bytes; expected one size")
+        return found.pop()
 
 
 def _first_above(ends: np.ndarray, frames: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DataSetMeta:
-    """A plain record.
+    """What is known of a data set: a plain record.
 
     Parameters
     ----------
@@ -31,14 +33,16 @@ class DataSetMeta:
 
     Raises
     ------
-    ValueError
+    DataSetException
         Neither dtype is given.
     """
+
+    __slots__ = ("dtype", "image_count", "metadata", "raw_dtype", "shape", "sync_offset")
 
     def __init__(self, shape: Shape, image_count: int = 0, raw_dtype: Any = None, dtype: Any = None, metadata: Any = None,
                  sync_offset: int = 0) -> None:
         if raw_dtype is None and dtype is None:
-            raise ValueError("a data set has a dtype; neither raw_dtype nor dtype is given")
+            raise DataSetException("neither raw_dtype nor dtype is given; expected at least one")
         self.shape = shape
         self.image_count = int(image_count)
         self.raw_dtype = np.dtype(raw_dtype if raw_dtype is not None else dtype)
@@ -66,7 +70,15 @@ class PartitionStructure:
         ``[start, end)`` of each partition.
     dtype
         As stored; may carry a byte order.
+
+    Raises
+    ------
+    DataSetException
+        A slice is no pair of whole numbers, or the dtype is unknown.
     """
+
+    #: JSON schema of `serialize`, as the specification prints it. `minItems` and `maxItems` stand one level too deep there
+    #: to have an effect, so that pairs are checked in code.
 
     SCHEMA: ClassVar[dict[str, Any]] = {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -87,31 +99,13 @@ class PartitionStructure:
         "required": ["version", "slices", "shape", "sig_dims", "dtype"],
     }
 
-    def __init__(self, shape: Shape, slices: Any, dtype: Any) -> None:
+    def __init__(self, shape: Shape, slices: Iterable[Sequence[int]], dtype: Any) -> None:
         self.shape = shape
-        self.slices = [tuple(int(i) for i in s) for s in slices]
-        self.dtype = np.dtype(dtype)
-
-    def serialize(self) -> dict[str, Any]:
-        """As a JSON-serialisable dict, validated."""
-        data = {"version": 1, "slices": [list(s) for s in self.slices], "shape": list(self.shape.to_tuple()),
-                "sig_dims": int(self.shape.sig.dims), "dtype": str(self.dtype)}
-        self._check(data)
-        return data
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> PartitionStructure:
-        """The reverse of `serialize`.
-
-        Raises
-        ------
-        jsonschema.ValidationError
-            A missing key, another version, or entries of a wrong kind.
-        DataSetException
-            A slice that is not a pair.
-        """
-        cls._check(data)
-        return cls(Shape(tuple(data["shape"]), sig_dims=data["sig_dims"]), data["slices"], data["dtype"])
+        self.slices = [_pair(entry) for entry in slices]
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError as error:
+            raise DataSetException(f"partition structure: dtype {dtype!r} is unknown") from error
 
     @classmethod
     def from_ds(cls, ds: DataSet) -> PartitionStructure:
@@ -120,10 +114,51 @@ class PartitionStructure:
         return cls(ds.shape, slices, ds.dtype)
 
     @classmethod
-    def _check(cls, data: dict[str, Any]) -> None:
+    def from_json(cls, data: Mapping[str, Any]) -> PartitionStructure:
+        """The reverse of `serialize`.
+
+        Raises
+        ------
+        jsonschema.ValidationError
+            A missing key, another version, or entries of a wrong kind.
+        DataSetException
+            A slice that is no pair of whole numbers, or a shape or dtype that cannot be.
+        """
+        cls._validate(data)
+        shape = Shape((_whole(n, "shape") for n in data["shape"]), sig_dims=_whole(data["sig_dims"], "sig_dims"))
+        return cls(shape, data["slices"], data["dtype"])
+
+    def serialize(self) -> dict[str, Any]:
+        """As a dict of plain Python, ready for JSON; errors as `from_json`."""
+        data = {
+            "version": 1,
+            "slices": [list(entry) for entry in self.slices],
+            "shape": list(self.shape),
+            "sig_dims": self.shape.sig.dims,
+            "dtype": str(self.dtype),
+        }
+        self._validate(data)
+        return data
+
+    @classmethod
+    def _validate(cls, data: Mapping[str, Any]) -> None:
         import jsonschema
 
-        jsonschema.validate(schema=cls.SCHEMA, instance=data)
-        for s in data["slices"]:
-            if len(s) != 2:
-                raise DataSetException(f"partition slice {s} has {len(s)} numbers; expected a start and an end")
+        jsonschema.validate(instance=data, schema=cls.SCHEMA)
+
+
+def _pair(entry: Sequence[Any]) -> tuple[int, int]:
+    """A slice as a pair; the schema bounds the numbers of a slice, not how many there are."""
+    if len(entry) != 2:
+        raise DataSetException(f"partition structure: slice {list(entry)} has {len(entry)} numbers; expected [start, end]")
+    return _whole(entry[0], "slice"), _whole(entry[1], "slice")
+
+
+def _whole(value: Any, name: str) -> int:
+    """A JSON number as int; JSON knows no difference between 4 and 4.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise DataSetException(f"partition structure: {name} entry {value!r} is no whole number") from None

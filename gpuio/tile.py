@@ -197,7 +197,7 @@ def get_coordinates(slice_: Slice, ds_shape: Shape, roi: Any = None) -> np.ndarr
     first, stop = slice_.origin[0], slice_.origin[0] + slice_.shape[0]
     if roi is not None:
         flat = np.flatnonzero(dense_mask(roi, f"roi for the nav shape {nav}", size))[first:stop]
-    elif 0 <= first and stop <= size:
+    elif first >= 0 and stop <= size:
         flat = np.arange(first, stop)
     else:
         raise ShapeError(f"{slice_!r} reaches past the {size} positions of the nav shape {nav}")
