@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gpuio.errors import (
@@ -137,12 +138,12 @@ def _recognise(path: str) -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """Classes of formats and names of the internal API, imported when first asked for."""
+    """Modules, classes of formats and names of the internal API, imported when first asked for."""
     if name.startswith("_"):
         raise AttributeError(f"module 'gpuio' has no attribute {name!r}")
+    if find_spec(f"gpuio.{name}") is not None:
+        return import_module(f"gpuio.{name}")
     registry = _registry()
-    if name == "formats":
-        return registry
     for format_name in registry.names():
         if registry.FORMATS[format_name].class_name == name:
             return registry.get(format_name)

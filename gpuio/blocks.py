@@ -58,6 +58,11 @@ class Block:
             call = self.slot.bound[key] = decoder.bind(staged, self.plan.starts, out)
         return call
 
+    def check(self) -> None:
+        """Raise ReadError if a mapped file has become too short, rather than letting its pages kill the process."""
+        if self.slot.mapped is not None:
+            self.slot.mapped.check()
+
     @property
     def view(self) -> np.ndarray | None:
         """The mapped bytes if the whole block lies in one extent, else None."""

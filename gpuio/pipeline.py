@@ -30,6 +30,8 @@ CPU_TILE_BYTES = 512 << 10
 WARM_BLOCK_BYTES = 256 << 10
 #: Packed bytes read at a time from storage: large enough for its full rate.
 COLD_BLOCK_BYTES = 8 << 20
+#: Packed bytes mapped at a time: address space rather than memory, but touched pages count as resident.
+MAPPED_BLOCK_BYTES = 8 << 20
 #: Output of a tile on a device: enough frames that launches and copies run at full rate.
 DEVICE_TILE_BYTES = 128 << 20
 DEFAULT_MEMORY = 256 << 20
@@ -156,6 +158,7 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
     flat = out.reshape(len(frames), -1)
     with BlockReader(layout, engine, backend, wanted, edges, rows, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap) as reader:
         for block in reader:
+            block.check()
             decoder.bind(block, flat)(block.first - block.base, block.stop - block.first, at=int(positions[block.first]))
 
 
@@ -201,7 +204,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     if layout.strided is not None:
         target = left                       # every block is a pass over the file: as few of them as memory allows
     elif mapped:
-        target, left = 32 << 20, 32 << 20   # address space, not memory
+        target = left = MAPPED_BLOCK_BYTES
     block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // frame_staged)
     if block_frames > depth:
         block_frames -= block_frames % depth
@@ -386,6 +389,7 @@ def _deliver(reader: BlockReader, decoders: list[_BoxDecoder], ring: _OutputRing
     for block in reader:
         pos = block.first
         while pos < block.stop:
+            block.check()
             start, end = bounds[tile], bounds[tile + 1]
             stop = min(end, block.stop)
             if views and start >= block.first and end <= block.stop:

@@ -1,0 +1,234 @@
+"""The stream's promises: order, budget, errors at their tile, nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from gpuio import pipeline
+from gpuio.base import BufferedBackend, CorrectionSet, DirectBackend, MMapBackend, TilingScheme
+from gpuio.errors import MemoryBudgetError, ReadError, ShapeError
+from gpuio.shape import Shape
+from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
+from tests.reference_engine import ReferenceEngine
+
+BACKENDS = [MMapBackend(), BufferedBackend(), DirectBackend()]
+
+
+def make(tmp_path, counts=(7, 4, 9), sig=(13, 17), dtype="<u2", nav=None, backend=None, seed=5, starts=None, **sizes):
+    rng = np.random.default_rng(seed)
+    frames = random_frames(rng, sum(counts), sig, np.dtype(dtype))
+    sizes = {"file_header": 5, "frame_header": 3, "frame_footer": 1, **sizes}
+    paths = write_files(tmp_path, frames, list(counts), rng=rng, **sizes)
+    ds = PlainFiles(paths, list(counts), dtype, sig, nav or (sum(counts),), 0, io_backend=backend, starts=starts, **sizes)
+    return ds.initialize().to("cpu"), frames, paths
+
+
+class CountingEngine(ReferenceEngine):
+    """Adds up what it hands out."""
+
+    def __init__(self):
+        self.allocated = 0
+
+    def empty(self, shape, dtype):
+        self.allocated += int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return super().empty(shape, dtype)
+
+    def staging(self, n_bytes):
+        self.allocated += n_bytes
+        return super().staging(n_bytes)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("frames_that_fit", [1.5, 4, 100])
+def test_staging_and_output_stay_within_the_budget(tmp_path, cold, threads, frames_that_fit):
+    ds, frames, _ = make(tmp_path, counts=(40, 60))
+    engine = CountingEngine()
+    frame = 13 * 17 * 4
+    least = _least(ds, threads, cold)
+    budget = int(least * frames_that_fit)
+    selected = np.arange(100)
+    got = [np.array(t.data) for t in pipeline.tiles(ds.layout, engine, BufferedBackend(), selected, selected, dtype="f4",
+                                                    memory=budget, threads=threads, cold=cold)]
+    np.testing.assert_array_equal(np.concatenate(got), frames.astype("f4"))
+    assert frame <= engine.allocated <= budget
+
+
+def _least(ds, threads, cold):
+    selected = np.arange(100)
+    with pytest.raises(MemoryBudgetError) as error:
+        next(pipeline.tiles(ds.layout, ReferenceEngine(), BufferedBackend(), selected, selected, dtype="f4", memory=10,
+                            threads=threads, cold=cold))
+    return int(str(error.value).split("at least ")[1].split(" ")[0])
+
+
+def test_a_budget_below_one_frame_names_what_would_do(tmp_path):
+    ds, frames, paths = make(tmp_path)
+    least = _least(ds, 0, False)
+    with pytest.raises(MemoryBudgetError, match=str(paths[0])):
+        list(ds.tiles(dtype="f4", memory=least // 2))
+    selected = np.arange(20)
+    tiles = pipeline.tiles(ds.layout, ReferenceEngine(), BufferedBackend(), selected, selected, dtype="f4", memory=least)
+    np.testing.assert_array_equal(np.concatenate([np.array(t.data) for t in tiles]), frames.astype("f4"))
+
+
+@pytest.mark.parametrize("text, value", [("2 GiB", 2 << 30), ("500 MB", 500_000_000), ("1.5k", 1500), (4096, 4096), ("64MiB", 64 << 20)])
+def test_memory_sizes_in_words(text, value):
+    assert pipeline.parse_bytes(text) == value
+
+
+@pytest.mark.parametrize("text", ["lots", "-1 GiB", 0, "3 GiBs"])
+def test_memory_sizes_that_are_none(text):
+    with pytest.raises(ValueError, match="memory size"):
+        pipeline.parse_bytes(text)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.id)
+@pytest.mark.parametrize("threads", [0, 3])
+def test_tiles_come_in_order_whatever_the_threads(tmp_path, backend, threads):
+    ds, frames, _ = make(tmp_path, backend=backend)
+    origins, data = [], []
+    for tile in ds.tiles(dtype="f8", depth=3, threads=threads):
+        origins.append(tile.tile_slice.origin[0])
+        data.append(np.array(tile.data))
+    assert origins == list(range(0, 20, 3))
+    np.testing.assert_array_equal(np.concatenate(data), frames.astype("f8"))
+
+
+@pytest.mark.parametrize("threads, cold", [(0, True), (3, False), (3, True)])
+def test_an_abandoned_stream_leaves_no_thread_behind(tmp_path, threads, cold):
+    ds, _, _ = make(tmp_path, counts=(50,))
+    selected = np.arange(50)
+    before = set(threading.enumerate())
+    tiles = pipeline.tiles(ds.layout, ReferenceEngine(), BufferedBackend(), selected, selected, dtype="f4", depth=1, threads=threads, cold=cold)
+    next(tiles)
+    tiles.close()
+    deadline = time.monotonic() + 5
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert set(threading.enumerate()) - before == set()
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.id)
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_file_that_shrinks_gives_an_error_at_its_tile(tmp_path, backend, threads):
+    ds, frames, paths = make(tmp_path, backend=backend)
+    stride = 13 * 17 * 2 + 4
+    with open(paths[2], "r+b") as f:
+        f.truncate(5 + 2 * stride + 40)         # two whole frames of the third file are left
+    arrived = 0
+    with pytest.raises(ReadError, match=str(paths[2])):
+        for tile in ds.tiles(dtype="f4", depth=1, threads=threads):
+            where = tile.tile_slice.get(nav_only=True)
+            np.testing.assert_array_equal(np.asarray(tile.data), frames[where].astype("f4"))
+            arrived += 1
+    assert arrived <= 13
+
+
+def test_mapped_tiles_of_the_native_dtype_are_views_of_the_file(tmp_path):
+    ds, frames, _ = make(tmp_path, backend=MMapBackend(), frame_header=6, frame_footer=2, file_header=4)
+    scheme = TilingScheme.make_for_shape(Shape((3, 13, 17), sig_dims=2), ds.shape)
+    views = copies = 0
+    kept = []
+    for part in ds.get_partitions():
+        for tile in part.get_tiles(scheme, dest_dtype="<u2"):
+            np.testing.assert_array_equal(tile.data, frames[tile.tile_slice.get(nav_only=True)])
+            if tile.data.flags.writeable:
+                copies += 1
+            else:
+                views += 1
+                kept.append((tile.data, tile.tile_slice.get(nav_only=True)))
+    assert views >= 4 and copies >= 1           # tiles across a file border have to be copied
+    for data, where in kept:                    # views stay valid after the stream is done
+        np.testing.assert_array_equal(data, frames[where])
+
+
+def test_holes_in_a_series_are_blank(tmp_path):
+    ds, frames, _ = make(tmp_path, counts=(3, 4), starts=[0, 5], nav=(3, 3))
+    assert ds.image_count == 9
+    truth = np.zeros((9, 13, 17), "u2")
+    truth[:3], truth[5:] = frames[:3], frames[3:]
+    np.testing.assert_array_equal(ds[...], truth.reshape(3, 3, 13, 17))
+    assert ds.blank().ravel().tolist() == [False] * 3 + [True] * 2 + [False] * 4
+    where = [(t.tile_slice.origin[0], t.shape[0]) for t in ds.tiles(depth=4)]
+    assert where == [(0, 3), (5, 4)]
+    for part in ds.get_partitions():
+        origin = part.slice.origin[0]
+        np.testing.assert_array_equal(part.get_macrotile("u2").data, truth[origin:origin + part.shape[0]])
+
+
+def corrected(frames, dark, gain, dtype):
+    return ((frames.astype(dtype).astype("f8") - dark) * gain).astype(dtype)
+
+
+@pytest.mark.parametrize("maps", ["f4", "f8"])
+def test_corrections_are_exact_in_the_stream_and_in_partitions(tmp_path, maps):
+    ds, frames, _ = make(tmp_path, dtype=">u2")
+    rng = np.random.default_rng(8)
+    dark, gain = (rng.normal(100, 10, (13, 17)).astype(maps), rng.normal(1, 0.1, (13, 17)).astype(maps))
+    cs = CorrectionSet(dark=dark, gain=gain)
+    expected = corrected(frames, dark.astype("f8"), gain.astype("f8"), "f4")
+    got = np.concatenate([np.array(t.data) for t in ds.tiles(corrections=cs, depth=3)])
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, expected)
+    scheme = TilingScheme.make_for_shape(Shape((4, 5, 17), sig_dims=2), ds.shape)
+    for part in ds.get_partitions():
+        part.set_corrections(cs)
+        for tile in part.get_tiles(scheme):
+            np.testing.assert_array_equal(tile.data, expected[tile.tile_slice.get()])
+        np.testing.assert_array_equal(part.get_macrotile().data, expected[part.slice.get(nav_only=True)])
+
+
+def test_excluded_pixels_are_repaired_in_whole_frames_before_a_crop(tmp_path):
+    ds, frames, _ = make(tmp_path)
+    mask = np.zeros((13, 17), bool)
+    mask[4, 2] = mask[4, 3] = mask[0, 0] = True
+    cs = CorrectionSet(excluded_pixels=mask)
+    expected = frames.astype("f4")
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        around = [(a, b) for a in range(max(0, y - 1), min(13, y + 2)) for b in range(max(0, x - 1), min(17, x + 2)) if not mask[a, b]]
+        expected[:, y, x] = np.array([frames[:, a, b].astype("f8") for a, b in around]).sum(axis=0) / len(around)
+    got = np.concatenate([np.array(t.data) for t in ds.tiles(corrections=cs)])
+    np.testing.assert_array_equal(got, expected)
+    box = pipeline.Box((4, 1), (5, 9))
+    np.testing.assert_array_equal(ds.read(np.arange(20), box=box, corrections=cs), expected[:, 4:9, 1:10])
+
+
+def test_corrections_of_integers_are_refused(tmp_path):
+    ds, _, _ = make(tmp_path)
+    cs = CorrectionSet(dark=np.ones((13, 17)))
+    with pytest.raises(TypeError):
+        list(ds.tiles(dtype="u2", corrections=cs))
+
+
+def test_a_roi_of_another_size_is_refused_by_both_sizes(tmp_path):
+    ds, _, _ = make(tmp_path)
+    with pytest.raises(ShapeError, match=r"21.*20"):
+        list(ds.tiles(roi=np.ones(21, bool)))
+
+
+def test_sums_are_those_of_the_array(tmp_path):
+    ds, frames, _ = make(tmp_path, dtype="<u4", nav=(4, 5))
+    scan, pattern = ds.summary()
+    np.testing.assert_array_equal(scan, frames.reshape(4, 5, -1).sum(axis=2, dtype="u8"))
+    np.testing.assert_array_equal(pattern, frames.sum(axis=0, dtype="u8"))
+    seen = []
+    ds.summary(progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (20, 20)
+
+
+def test_data_sets_and_partitions_pickle_small(tmp_path):
+    import pickle
+
+    ds, frames, _ = make(tmp_path)
+    list(ds.tiles())
+    assert len(pickle.dumps(ds)) < 4000
+    copy = pickle.loads(pickle.dumps(ds))
+    np.testing.assert_array_equal(copy[3], frames[3])
+    part = next(ds.get_partitions())
+    assert len(pickle.dumps(part)) < 4000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)).get_macrotile("u2").data, frames[:part.shape[0]])
