@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import ShapeError
-from gpuio.masks import dense_mask
+from gpuio.hostarray import host_array
 from gpuio.shape import Shape, Slice
 
 
@@ -196,7 +196,7 @@ def get_coordinates(slice_: Slice, ds_shape: Shape, roi: Any = None) -> np.ndarr
     size = math.prod(nav)
     first, stop = slice_.origin[0], slice_.origin[0] + slice_.shape[0]
     if roi is not None:
-        flat = np.flatnonzero(dense_mask(roi, f"roi for the nav shape {nav}", size))[first:stop]
+        flat = np.flatnonzero(host_array(roi, f"roi for the nav shape {nav}", size))[first:stop]
     elif first >= 0 and stop <= size:
         flat = np.arange(first, stop)
     else:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import ShapeError
-from gpuio.masks import dense_mask
+from gpuio.hostarray import host_array
 
 
 def check_sync_offset(sync_offset: int, image_count: int) -> None:
@@ -65,7 +65,7 @@ def check_roi(roi: Any, nav_shape: Iterable[int] | None = None) -> np.ndarray:
     if nav_shape is not None:
         nav_shape = tuple(nav_shape)
         size = math.prod(nav_shape)
-    mask = dense_mask(roi, "roi" if nav_shape is None else f"roi for the nav shape {nav_shape}", size).reshape(-1)
+    mask = host_array(roi, "roi" if nav_shape is None else f"roi for the nav shape {nav_shape}", size).reshape(-1)
     if mask.dtype != bool:
         warnings.warn(f"roi of dtype {mask.dtype} is taken as boolean: entries other than zero are selected", stacklevel=3)
         mask = mask.astype(bool)

@@ -71,7 +71,8 @@ class TilingScheme:
         The tileshape has not one nav axis, an entry below 1, or other sig axes than the data set.
     """
 
-    def __init__(self, slices: list[Slice], tileshape: Shape, dataset_shape: Shape, intent: Intent | None = None, debug: Any = None) -> None:
+    def __init__(self, slices: list[Slice], tileshape: Shape, dataset_shape: Shape, intent: Intent | None = None,
+                 debug: Any = None) -> None:
         if tileshape.nav.dims != 1:
             raise ShapeError(f"tileshape {tileshape} has {tileshape.nav.dims} nav axes; expected one, the depth")
         if tileshape.sig.dims != dataset_shape.sig.dims:
@@ -279,7 +280,7 @@ def _depth(udf: UDFProtocol, method: str, frames: int) -> int:
         return frames
     if method == "frame":
         return 1
-    return int(min(_preference(udf, "depth", DEFAULT_DEPTH), frames))
+    return int(max(1, min(_preference(udf, "depth", DEFAULT_DEPTH), frames)))
 
 
 def _size(udf: UDFProtocol, method: str, partition: tuple[int, ...], base: tuple[int, ...], io_size: int, itemsize: int) -> int:
@@ -304,7 +305,8 @@ def _has_excluded(corrections: CorrectionSet | None) -> bool:
     return corrections is not None and corrections.get_excluded_pixels() is not None
 
 
-def _check_adjustment(found: tuple[int, ...], adjusted: tuple[int, ...], sig_shape: tuple[int, ...], corrections: CorrectionSet | None) -> None:
+def _check_adjustment(found: tuple[int, ...], adjusted: tuple[int, ...], sig_shape: tuple[int, ...],
+                      corrections: CorrectionSet | None) -> None:
     """A data set that moves borders of boxes may move them next to excluded pixels."""
     if all(new in (old, whole) for old, new, whole in zip(found[1:], adjusted[1:], sig_shape, strict=True)):
         return
