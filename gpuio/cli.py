@@ -1,0 +1,334 @@
+"""The command ``gpuio``.
+
+Results go to stdout, everything else (progress, errors) to stderr. With ``--json`` stdout holds one JSON value and nothing
+else. Exit code 0: done; 1: it failed, with one line ``error: ...``; 2: the command line was wrong; 130: interrupted. A
+traceback is shown only with GPUIO_DEBUG=1.
+
+Only public names of gpuio are used here, and imported inside the commands, so that ``gpuio --help`` starts at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+import gpuio
+from gpuio import formats as registry
+from gpuio.errors import DataSetException, GpuioError
+
+if TYPE_CHECKING:
+    from gpuio.dataset import DataSet
+
+#: Set to anything but 0 to see tracebacks.
+DEBUG_VARIABLE = "GPUIO_DEBUG"
+
+Progress = Callable[[int, int], None]
+
+
+class Commands(click.Group):
+    """A group whose errors are one line each."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+             standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run, report, exit. With `standalone_mode` off, errors are left to the caller, as click has it."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.UsageError as e:
+            command = e.ctx.command_path if e.ctx else "gpuio"
+            _fail(f"{e.format_message()} (see '{command} --help')", 2)
+        except click.ClickException as e:
+            _fail(e.format_message(), e.exit_code)
+        except click.Abort:
+            _fail("interrupted", 130)
+        except Exception as e:
+            if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+                raise
+            _fail(describe(e), 1)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def describe(error: Exception) -> str:
+    """An exception as one line for a user."""
+    if isinstance(error, OSError) and not isinstance(error, GpuioError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    elif isinstance(error, (GpuioError, ValueError, OSError, MemoryError)):
+        text = str(error) or type(error).__name__
+    else:
+        text = f"{type(error).__name__}: {error} (this is a fault of gpuio; {DEBUG_VARIABLE}=1 shows where)"
+    return " ".join(text.split())
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+class Parameter(click.ParamType):
+    """``key=value``: numbers, tuples (``2,4``), true, false, none and quoted text as in Python, anything else as it stands."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """A pair of name and Python value."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key.isidentifier():
+            self.fail(f"{value!r} is not of the form key=value", param, ctx)
+        parsed = _python_value(text.strip())
+        if key.endswith("_shape") and isinstance(parsed, int) and not isinstance(parsed, bool):
+            parsed = (parsed,)
+        return key, parsed
+
+
+def _python_value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+    return value if isinstance(value, (int, float, str, tuple)) else text
+
+
+def parameter_option(what: str) -> Callable[[Any], Any]:
+    """The repeatable option ``-p key=value``."""
+    return click.option("-p", "--param", "parameters", type=Parameter(), multiple=True, metavar="KEY=VALUE", help=what)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
+
+
+def device_option(command: Any) -> Any:
+    """The option ``--device``."""
+    return click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; default: GPUIO_DEVICE, else auto.")(command)
+
+
+def dataset_options(command: Any) -> Any:
+    """What every command that opens a data set takes."""
+    for option in (
+        json_option,
+        device_option,
+        parameter_option("Parameter of the format, such as nav_shape=256,256 or sync_offset=-3; may be repeated."),
+        click.option("-f", "--format", "format_name", default="auto", metavar="NAME", show_default=True,
+                     help="Format; files without a header need one (raw)."),
+        click.argument("path", metavar="FILE", type=click.Path()),
+    ):
+        command = option(command)
+    return command
+
+
+def open_dataset(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...]) -> DataSet:
+    """The data set that the options describe."""
+    if format_name not in ("auto", *registry.names()):
+        raise click.BadParameter(f"{format_name!r} is not a format; expected one of {', '.join(registry.names())}", param_hint="--format")
+    if "path" in dict(parameters):
+        raise click.UsageError("the path is given as FILE, not as a parameter")
+    try:
+        if format_name == "auto":
+            return gpuio.open(path, device=device, **dict(parameters))
+        return gpuio.load(format_name, path=path, device=device, **dict(parameters))
+    except TypeError as e:
+        message = str(e).partition("__init__() ")[2]        # a missing or unknown argument of the format's class
+        if not message:
+            raise
+        raise DataSetException(f"{path}: {message}; parameters are given as -p key=value") from e
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Progress]:
+    """A bar on stderr that is fed ``(done, total)``; nothing is shown where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+                  console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON knows it: NumPy scalars and arrays, paths, dates and tuples are converted, NaN and infinities are null."""
+    if hasattr(value, "tolist"):                # NumPy scalars and arrays
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_rows(rows: Mapping[str, Any], title: str | None = None) -> None:
+    """Names and values in two columns on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(Text(str(name)), Text(readable(value)))
+    console = Console(highlight=False)
+    console.print(table)
+
+
+def readable(value: Any) -> str:
+    """A value in a table: shapes as ``256 x 256``, no quotes."""
+    if isinstance(value, (tuple, list)) and value and all(isinstance(v, int) for v in value):
+        return " x ".join(str(v) for v in value)
+    if isinstance(value, (tuple, list)):
+        return ", ".join(readable(v) for v in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gpuio.__version__, prog_name="gpuio")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Electron-microscopy detector data: look into files, see them, make test data, measure this machine."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@main.command()
+@dataset_options
+def info(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool) -> None:
+    """What FILE holds: shapes, dtype, metadata, and whatever was odd about it."""
+    ds = open_dataset(path, format_name, device, parameters)
+    files = [str(f) for f in ds.files]
+    facts = {
+        "format": ds.format, "files": files, "nav_shape": tuple(ds.shape.nav), "sig_shape": tuple(ds.shape.sig),
+        "dtype": str(ds.dtype), "image_count": ds.image_count, "sync_offset": ds.sync_offset, "device": ds.device,
+    }
+    if as_json:
+        print_json({**facts, "metadata": ds.metadata, "notes": ds.notes, "diagnostics": ds.diagnostics})
+        return
+    shown = files if len(files) <= 3 else [files[0], f"... {len(files) - 2} more ...", files[-1]]
+    print_rows({**facts, "files": "\n".join(shown)})
+    print_rows(ds.metadata, title="metadata")
+    print_rows({d["name"]: d["value"] for d in ds.diagnostics if d["name"] not in ds.metadata}, title="diagnostics")
+    for note in ds.notes:
+        click.echo(f"note: {note}")
+
+
+@main.command()
+@dataset_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG to write; default: here, named as FILE.")
+@click.option("--log/--linear", "log", default=True, show_default=True, help="Scale of the pattern.")
+@click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+def show(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, output: Path | None,
+         log: bool, memory: str | None) -> None:
+    """Scan image and mean pattern of FILE as one PNG."""
+    from gpuio import preview
+
+    output = output or Path(Path(path).stem + ".png")
+    if output.suffix.lower() != ".png":
+        raise click.BadParameter(f"{output} is not a .png", param_hint="--output")
+    ds = open_dataset(path, format_name, device, parameters)
+    started = time.perf_counter()
+    with progress_bar("reading") as progress:
+        scan, pattern = preview.summarise(ds, memory=memory, progress=progress)
+    seconds = time.perf_counter() - started
+    preview.save(preview.overview(scan, pattern, log=log), output)
+    result = {"output": str(output), "nav_shape": tuple(ds.shape.nav), "sig_shape": tuple(ds.shape.sig), "frames": ds.image_count,
+              "device": ds.device, "seconds": round(seconds, 3)}
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"{output}: scan {readable(result['nav_shape'])}, pattern {readable(result['sig_shape'])}, "
+                   f"{ds.image_count} frames in {seconds:.2f} s on {ds.device}")
+
+
+@main.command()
+@click.argument("format_name", metavar="FORMAT")
+@click.argument("path", metavar="PATH", type=click.Path())
+@click.option("--nav", nargs=2, type=click.IntRange(min=1), default=(64, 64), show_default=True, metavar="Y X", help="Scan positions.")
+@click.option("--sig", nargs=2, type=click.IntRange(min=1), default=(256, 256), show_default=True, metavar="Y X", help="Detector pixels.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
+@click.option("--force", is_flag=True, help="Replace PATH if it exists.")
+@parameter_option("Option of the writer, such as kind=R12 (mib) or dtype='<u2' (npy, raw); may be repeated.")
+@json_option
+def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, int], seed: int, force: bool,
+         parameters: tuple[tuple[str, Any], ...], as_json: bool) -> None:
+    """Write a synthetic 4D-STEM scan as PATH in FORMAT."""
+    from gpuio import synth
+    from gpuio.synth.scene import Scene
+
+    if os.path.lexists(path) and not force:
+        raise FileExistsError(f"{path}: already exists; --force replaces it")
+    scene = Scene(nav, sig, seed=seed)
+    with progress_bar("writing") as progress:
+        files = synth.write(format_name, path, scene, nav_shape=nav, sig_shape=sig, progress=progress, **dict(parameters))
+    n_bytes = sum(os.path.getsize(f) for f in files)
+    if as_json:
+        print_json({"files": files, "bytes": n_bytes, "nav_shape": nav, "sig_shape": sig, "seed": seed})
+    else:
+        click.echo(f"{', '.join(files)}: {readable(nav)} positions of {readable(sig)} pixels, {size_text(n_bytes)}")
+
+
+@main.command("formats")
+@json_option
+def list_formats(as_json: bool) -> None:
+    """The formats that can be read."""
+    if as_json:
+        print_json([{"name": name, "extensions": row.extensions, "recognised": row.has_magic} for name, row in registry.FORMATS.items()])
+        return
+    for name, row in registry.FORMATS.items():
+        how = " ".join(f".{e}" for e in row.extensions) if row.has_magic else f"any file, with --format {name}"
+        click.echo(f"{name:8} {how}")
+
+
+@main.command()
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("demo-output"), show_default=True,
+              help="Folder for the scan and the pictures.")
+@click.option("--size", default="512 MiB", show_default=True, help="Packed bytes of the scan, about.")
+@device_option
+@json_option
+def demo(output: Path, size: str, device: str | None, as_json: bool) -> None:
+    """Make a scan, stream it with corrections, check it, time it, and draw it."""
+    from gpuio import demo as demonstration
+
+    with progress_bar("demo") as progress:
+        result = demonstration.run(output, size=size, device=device, progress=progress)
+    if as_json:
+        print_json(result)
+    else:
+        demonstration.report(result)
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes with a binary unit."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.4g} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.4g} TiB"
