@@ -1,247 +1,296 @@
-"""Shapes that know which axes are navigation and which are signal, and boxes of them."""
+"""Shapes that know which axes are nav (the scan) and which are sig (the detector), and boxes in them."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 
+from gpuio.errors import ShapeError
+from gpuio.hostarray import host_array
 
-class Shape:
-    """A shape whose last `sig_dims` axes are sig, the rest nav.
+
+class SliceUsageError(ShapeError):
+    """A slice was asked for something that it cannot express."""
+
+
+class Shape(Sequence[int]):
+    """A shape whose last `sig_dims` entries are sig axes and whose first ones are nav axes. A value: hashable, never changed.
 
     Parameters
     ----------
     shape
-        Entries, converted to int.
+        Entries of all axes, slowest first.
     sig_dims
         How many of them are sig axes.
 
     Raises
     ------
-    ValueError
-        A negative entry, or more sig axes than entries.
+    ShapeError
+        An entry is negative, or `sig_dims` is negative or larger than the number of axes.
+    TypeError
+        An entry is not an integer.
+
+    Examples
+    --------
+    >>> x = Shape((3, 5, 16, 20), sig_dims=2)
+    >>> x.nav, x.sig, x.flatten_nav()
+    ((3, 5), (16, 20), (15, 16, 20))
     """
 
-    __slots__ = ("_entries", "_sig_dims")
+    __slots__ = ("_shape", "_sig_dims")
 
-    def __init__(self, shape: Sequence[int], sig_dims: int) -> None:
-        entries = tuple(operator.index(n) for n in shape)
+    def __init__(self, shape: Iterable[int], sig_dims: int) -> None:
+        entries = tuple(map(operator.index, shape))
         sig_dims = operator.index(sig_dims)
-        if any(n < 0 for n in entries):
-            raise ValueError(f"shape {entries} has a negative entry")
+        if entries and min(entries) < 0:
+            raise ShapeError(f"shape {entries} has a negative entry")
         if not 0 <= sig_dims <= len(entries):
-            raise ValueError(f"shape {entries} cannot have {sig_dims} sig axes")
-        self._entries = entries
+            raise ShapeError(f"sig_dims is {sig_dims}; expected 0 to {len(entries)} for shape {entries}")
+        self._shape = entries
         self._sig_dims = sig_dims
 
     @property
     def nav(self) -> Shape:
-        """The nav axes alone, with no sig axis."""
-        return Shape(self._entries[: len(self._entries) - self._sig_dims], 0)
+        """The nav axes; none of them is sig."""
+        return Shape(self._shape[:len(self._shape) - self._sig_dims], sig_dims=0)
 
     @property
     def sig(self) -> Shape:
-        """The sig axes alone."""
-        return Shape(self._entries[len(self._entries) - self._sig_dims:], self._sig_dims)
+        """The sig axes; none of them is nav."""
+        return Shape(self._shape[len(self._shape) - self._sig_dims:], sig_dims=self._sig_dims)
 
     @property
     def dims(self) -> int:
         """Number of axes."""
-        return len(self._entries)
+        return len(self._shape)
 
     @property
     def size(self) -> int:
-        """Product of the entries; 0 for an empty shape."""
-        return math.prod(self._entries) if self._entries else 0
+        """Product of all entries; 0, not 1, if there are none."""
+        return math.prod(self._shape) if self._shape else 0
 
     def flatten_nav(self) -> Shape:
-        """The same with one nav axis."""
-        return Shape((self.nav.size, *self.sig._entries), self._sig_dims)
+        """All nav axes as one."""
+        return Shape((self.nav.size, *self.sig), sig_dims=self._sig_dims)
 
     def flatten_sig(self) -> Shape:
-        """The same with one sig axis."""
-        return Shape((*self.nav._entries, self.sig.size), 1)
+        """All sig axes as one."""
+        return Shape((*self.nav, self.sig.size), sig_dims=1)
 
     def to_tuple(self) -> tuple[int, ...]:
-        """Plain entries."""
-        return self._entries
+        """All entries."""
+        return self._shape
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._entries)
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, key: int | slice) -> int | tuple[int, ...]:
+        return self._shape[key]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._shape)
 
-    def __getitem__(self, key: Any) -> Any:
-        return self._entries[key]
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._shape)
 
-    def __add__(self, other: object) -> Shape:
+    def __add__(self, other: Any) -> Shape:
+        """Further sig axes behind the others."""
         if not isinstance(other, tuple):
-            raise TypeError(f"a Shape can be extended by a tuple, not by {type(other).__name__}")
-        return Shape((*self._entries, *other), self._sig_dims + len(other))
+            return NotImplemented
+        return Shape(self._shape + other, sig_dims=self._sig_dims + len(other))
 
-    def __radd__(self, other: object) -> Shape:
+    def __radd__(self, other: Any) -> Shape:
+        """Further nav axes, put between the nav axes and the sig axes."""
         if not isinstance(other, tuple):
-            raise TypeError(f"a Shape can be extended by a tuple, not by {type(other).__name__}")
-        return Shape((*self.nav._entries, *other, *self.sig._entries), self._sig_dims)
+            return NotImplemented
+        return Shape((*self.nav, *other, *self.sig), sig_dims=self._sig_dims)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shape) and (self._entries, self._sig_dims) == (other._entries, other._sig_dims)
+        return isinstance(other, Shape) and self._shape == other._shape and self._sig_dims == other._sig_dims
 
     def __hash__(self) -> int:
-        return hash((self._entries, self._sig_dims))
+        return hash((self._shape, self._sig_dims))
 
     def __repr__(self) -> str:
-        return repr(self._entries)
+        return repr(self._shape)
 
-    def __getstate__(self) -> tuple[tuple[int, ...], int]:
-        return self._entries, self._sig_dims
-
-    def __setstate__(self, state: tuple[tuple[int, ...], int]) -> None:
-        self._entries, self._sig_dims = state
-
-
-class SliceUsageError(ValueError):
-    """Slices that cannot be made or combined as asked."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shape, (self._shape, self._sig_dims)
 
 
 class Slice:
-    """A box: where it begins, and its shape.
+    """A box in nav and sig axes. A value: hashable, never changed.
+
+    Parameters
+    ----------
+    origin
+        Its first element, one entry for each axis.
+    shape
+        Its extent.
 
     Raises
     ------
     SliceUsageError
-        `shape` is no Shape, or has not as many axes as `origin`.
+        `shape` is no `Shape`, or of another length than `origin`.
     """
 
     __slots__ = ("origin", "shape")
 
-    def __init__(self, origin: Sequence[int], shape: Shape) -> None:
+    origin: tuple[int, ...]
+    shape: Shape
+
+    def __init__(self, origin: Iterable[int], shape: Shape) -> None:
         if not isinstance(shape, Shape):
-            raise SliceUsageError(f"the shape of a slice has to be a Shape, not {type(shape).__name__}")
-        self.origin: tuple[int, ...] = tuple(int(o) for o in origin)
+            raise SliceUsageError(f"the shape of a slice is a {type(shape).__name__}; expected a Shape")
+        self.origin = tuple(map(operator.index, origin))
         self.shape = shape
-        if len(self.origin) != shape.dims:
-            raise SliceUsageError(f"origin {self.origin} has {len(self.origin)} entries, shape {shape} has {shape.dims}")
+        if len(self.origin) != len(shape):
+            raise SliceUsageError(f"origin {self.origin} has {len(self.origin)} axes; shape {shape} has {len(shape)}")
 
     @classmethod
-    def from_shape(cls, shape: Sequence[int], sig_dims: int) -> Slice:
-        """The box of this shape at zero."""
-        return cls((0,) * len(tuple(shape)), Shape(tuple(shape), sig_dims))
-
-    @property
-    def _nav_dims(self) -> int:
-        return self.shape.nav.dims
+    def from_shape(cls, shape: Iterable[int], sig_dims: int) -> Slice:
+        """The box that begins at zero and spans `shape`."""
+        whole = Shape(shape, sig_dims=sig_dims)
+        return cls((0,) * len(whole), whole)
 
     @property
     def nav(self) -> Slice:
-        """The nav axes."""
-        return Slice(self.origin[: self._nav_dims], self.shape.nav)
+        """The nav axes of this box."""
+        nav = self.shape.nav
+        return Slice(self.origin[:len(nav)], nav)
 
     @property
     def sig(self) -> Slice:
-        """The sig axes."""
-        return Slice(self.origin[self._nav_dims:], self.shape.sig)
-
-    def discard_nav(self) -> Slice:
-        """The sig axes in place, nav origin and extent 0: a key for what depends on the sig position only."""
-        none = (0,) * self._nav_dims
-        return Slice(none + self.origin[self._nav_dims:], Shape(none + self.shape.sig.to_tuple(), self.shape.sig.dims))
+        """The sig axes of this box."""
+        sig = self.shape.sig
+        return Slice(self.origin[len(self.origin) - len(sig):], sig)
 
     def is_null(self) -> bool:
-        """Whether some axis is empty."""
-        return any(n == 0 for n in self.shape)
-
-    def _same_kind(self, other: Slice) -> None:
-        if self.shape.dims != other.shape.dims or self.shape.sig.dims != other.shape.sig.dims:
-            raise SliceUsageError(f"{self!r} and {other!r} have different nav or sig axes")
+        """Whether the box has no elements."""
+        return 0 in self.shape
 
     def intersection_with(self, other: Slice) -> Slice:
-        """What both cover."""
-        self._same_kind(other)
-        origin = tuple(max(a, b) for a, b in zip(self.origin, other.origin, strict=True))
-        shape = tuple(max(0, min(a + n, b + m) - o) for a, n, b, m, o in
-                      zip(self.origin, self.shape, other.origin, other.shape, origin, strict=True))
-        return Slice(origin, Shape(shape, self.shape.sig.dims))
+        """What both boxes cover; extents never go below 0.
+
+        Raises
+        ------
+        SliceUsageError
+            The boxes have not the same axes.
+        """
+        self._check_axes(other)
+        origin = tuple(map(max, self.origin, other.origin))
+        ends = (min(a + n, b + m) for a, n, b, m in zip(self.origin, self.shape, other.origin, other.shape, strict=True))
+        return Slice(origin, Shape((max(0, end - o) for o, end in zip(origin, ends, strict=True)), sig_dims=self.shape.sig.dims))
 
     def shift(self, other: Slice) -> Slice:
-        """The same box as seen from the origin of `other`."""
-        self._same_kind(other)
-        return Slice(tuple(a - b for a, b in zip(self.origin, other.origin, strict=True)), self.shape)
+        """This box as seen from the origin of another one; errors as `intersection_with`."""
+        self._check_axes(other)
+        return Slice(map(operator.sub, self.origin, other.origin), self.shape)
 
     def shift_by(self, offset: Sequence[int]) -> Slice:
-        """Moved by `offset`."""
-        if len(tuple(offset)) != len(self.origin):
-            raise SliceUsageError(f"offset {tuple(offset)} does not fit {self!r}")
-        return Slice(tuple(a + int(b) for a, b in zip(self.origin, offset, strict=True)), self.shape)
+        """This box moved by `offset`, one entry for each axis."""
+        if len(offset) != len(self.origin):
+            raise SliceUsageError(f"{self!r} cannot be shifted by {tuple(offset)}: {len(offset)} entries for {len(self.origin)} axes")
+        return Slice(map(operator.add, self.origin, offset), self.shape)
 
     def get(self, arr: Any = None, sig_only: bool = False, nav_only: bool = False) -> Any:
-        """The box as a tuple of slices, or `arr` cut to it.
+        """This box as an index: a tuple of slices, or what it selects from `arr`.
 
         Parameters
         ----------
         arr
-            With `sig_only` its last axes are cut, so that it may be a mask or a stack; with `nav_only` its first.
-        """
-        every = tuple(slice(o, o + n) for o, n in zip(self.origin, self.shape, strict=True))
-        n = self._nav_dims
-        if sig_only:
-            every = every[n:]
-            return every if arr is None else arr[(Ellipsis, *every)]
-        if nav_only:
-            every = every[:n]
-        return every if arr is None else arr[every]
-
-    def subslices(self, shape: Sequence[int]) -> Iterator[Slice]:
-        """Boxes of at most `shape` that cover this one, in C order, border ones cut."""
-        step = tuple(int(n) for n in shape)
-        if len(step) != len(self.origin):
-            raise SliceUsageError(f"sub-slices of shape {step} do not fit {self!r}")
-        if any(n < 1 for n in step):
-            raise SliceUsageError(f"sub-slices of shape {step} are empty")
-        counts = [-(-n // s) for n, s in zip(self.shape, step, strict=True)]
-        for index in np.ndindex(*counts):
-            origin = tuple(o + i * s for o, i, s in zip(self.origin, index, step, strict=True))
-            extent = tuple(min(s, n - i * s) for n, i, s in zip(self.shape, index, step, strict=True))
-            yield Slice(origin, Shape(extent, self.shape.sig.dims))
-
-    def flatten_nav(self, containing_shape: Sequence[int]) -> Slice:
-        """The same box over the flattened nav axes of `containing_shape`.
+            Anything that NumPy's slices index. None returns the index itself.
+        sig_only
+            Only the sig axes, taken from the last axes of `arr`; it may have any nav axes before them.
+        nav_only
+            Only the nav axes; further axes of `arr` stay whole.
 
         Raises
         ------
-        ValueError
-            The box is not contiguous there.
+        SliceUsageError
+            The origin is negative, which an index would take for the other end of the array; or both flags are set.
         """
-        containing = Shape(tuple(containing_shape), self.shape.sig.dims)
-        nav_shape = containing.nav.to_tuple()
-        n = self._nav_dims
-        if len(nav_shape) != n:
-            raise SliceUsageError(f"{self!r} does not have the nav axes of {tuple(containing_shape)}")
-        started = False
-        for extent, size in zip(self.shape.to_tuple()[:n], nav_shape, strict=True):
-            if started and extent != size:
-                raise ValueError(f"{self!r} is not contiguous on the flat nav axis of {nav_shape}")
-            started = started or extent > 1
-        first = 0
-        for o, size in zip(self.origin[:n], nav_shape, strict=True):
-            first = first * size + o
-        return Slice((first, *self.origin[n:]), Shape((self.shape.nav.size, *self.shape.sig), self.shape.sig.dims))
+        if sig_only and nav_only:
+            raise SliceUsageError("sig_only and nav_only exclude each other")
+        box = self.sig if sig_only else self.nav if nav_only else self
+        if box.origin and min(box.origin) < 0:
+            raise SliceUsageError(f"{self!r} begins outside of the array")
+        index = tuple(slice(o, o + n) for o, n in zip(box.origin, box.shape, strict=True))
+        if arr is None:
+            return index
+        return arr[(..., *index) if sig_only else index]
+
+    def discard_nav(self) -> Slice:
+        """The same sig box at nav origin zero with empty nav axes: a key for caches by sig position."""
+        zeros = (0,) * self.shape.nav.dims
+        return Slice((*zeros, *self.sig.origin), Shape((*zeros, *self.shape.sig), sig_dims=self.shape.sig.dims))
+
+    def flatten_nav(self, containing_shape: Sequence[int]) -> Slice:
+        """This box of `containing_shape` with one flat nav axis.
+
+        Raises
+        ------
+        SliceUsageError
+            The nav part is not a run of the flat axis, or not within `containing_shape`.
+        """
+        nav = self.nav
+        containing = tuple(containing_shape)[:len(nav.shape)]
+        if len(containing_shape) != len(self.origin) or not all(
+                0 <= o and o + n <= c for o, n, c in zip(nav.origin, nav.shape, containing, strict=True)):
+            raise SliceUsageError(f"{self!r} does not lie within {tuple(containing_shape)}")
+        if not is_run(nav.shape, containing):
+            raise SliceUsageError(f"{self!r} is no run of the flat nav axis of {tuple(containing_shape)}")
+        return Slice((flat_index(nav.origin, containing), *self.sig.origin), self.shape.flatten_nav())
 
     def adjust_for_roi(self, roi: Any) -> Slice:
-        """The same frames counted on the nav axis compressed by `roi`; None leaves the slice as it is."""
+        """This box on the nav axis that is left when only positions of `roi` are counted.
+
+        Parameters
+        ----------
+        roi : bool[nav] or None
+            Any shape with as many entries as the flat nav axis. None: nothing changes.
+
+        Raises
+        ------
+        SliceUsageError
+            This box has not exactly one nav axis.
+        """
         if roi is None:
             return self
-        if self._nav_dims != 1:
-            raise SliceUsageError(f"{self!r} needs one nav axis to be adjusted for a roi")
-        flat = np.asarray(roi).reshape(-1)
-        first, stop = self.origin[0], self.origin[0] + self.shape[0]
-        before, inside = int(np.count_nonzero(flat[:first])), int(np.count_nonzero(flat[first:stop]))
-        return Slice((before, *self.origin[1:]), Shape((inside, *self.shape.sig), self.shape.sig.dims))
+        if self.shape.nav.dims != 1:
+            raise SliceUsageError(f"{self!r} has {self.shape.nav.dims} nav axes; a roi needs a flat one")
+        mask = host_array(roi, "roi").reshape(-1)
+        first, stop = max(0, self.origin[0]), max(0, self.origin[0] + self.shape[0])
+        before, inside = np.count_nonzero(mask[:first]), np.count_nonzero(mask[first:stop])
+        return Slice((int(before), *self.sig.origin), Shape((int(inside), *self.shape.sig), sig_dims=self.shape.sig.dims))
+
+    def subslices(self, shape: Sequence[int]) -> Iterator[Slice]:
+        """Cut this box into boxes of `shape`, in C order; those at the border are smaller.
+
+        Raises
+        ------
+        SliceUsageError
+            `shape` has another number of axes, or an entry below 1.
+        """
+        steps = tuple(map(operator.index, shape))
+        if len(steps) != len(self.origin):
+            raise SliceUsageError(f"{self!r} cannot be cut into {steps}: {len(steps)} entries for {len(self.origin)} axes")
+        if steps and min(steps) < 1:
+            raise SliceUsageError(f"{self!r} cannot be cut into {steps}: entries have to be positive")
+        axes = [[(o + at, min(step, n - at)) for at in range(0, n, step)]
+                for o, n, step in zip(self.origin, self.shape, steps, strict=True)]
+        sig_dims = self.shape.sig.dims
+        return (Slice((o for o, _ in box), Shape((n for _, n in box), sig_dims=sig_dims)) for box in itertools.product(*axes))
+
+    def _check_axes(self, other: Slice) -> None:
+        if len(self.origin) != len(other.origin) or self.shape.sig.dims != other.shape.sig.dims:
+            raise SliceUsageError(f"{self!r} and {other!r} have not the same nav and sig axes")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Slice) and self.origin == other.origin and self.shape == other.shape
@@ -252,8 +301,23 @@ class Slice:
     def __repr__(self) -> str:
         return f"<Slice origin={self.origin} shape={self.shape}>"
 
-    def __getstate__(self) -> tuple[tuple[int, ...], Shape]:
-        return self.origin, self.shape
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Slice, (self.origin, self.shape)
 
-    def __setstate__(self, state: tuple[tuple[int, ...], Shape]) -> None:
-        self.origin, self.shape = state
+
+def flat_index(origin: Sequence[int], containing: Sequence[int]) -> int:
+    """C-order index of the element at `origin` of an array of shape `containing`."""
+    flat = 0
+    for o, n in zip(origin, containing, strict=True):
+        flat = flat * n + o
+    return flat
+
+
+def is_run(shape: Sequence[int], containing: Sequence[int]) -> bool:
+    """Whether a box of `shape` covers elements that follow each other in a C-order array of shape `containing`."""
+    several = False
+    for n, whole in zip(shape, containing, strict=True):
+        if several and n != whole:
+            return False
+        several = several or n != 1
+    return True
