@@ -28,7 +28,7 @@ class Reader(Protocol):
         ----------
         extents
             In any order; duplicates and zero sizes are allowed. With an alignment above 1, the last extent of a file may
-            reach past its end by less than the alignment; what lies beyond the end is left as it was.
+            reach past its end by less than the alignment; what `into` holds there afterwards is undefined.
         into : uint8 array or memoryview of bytes, host memory, C order, written
 
         Raises

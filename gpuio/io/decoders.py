@@ -37,7 +37,8 @@ class Decoder(ABC):
 
     def get_native_dtype(self, inp_native_dtype: Any, read_dtype: Any) -> np.dtype:
         """The dtype that `decode` is given as `native_dtype`; the input's by default."""
-        return np.dtype(inp_native_dtype)
+        dtype: np.dtype = np.dtype(inp_native_dtype)
+        return dtype
 
     @abstractmethod
     def get_decode(self, native_dtype: Any, read_dtype: Any) -> DecodeRange:
@@ -95,7 +96,7 @@ class DtypeConversionDecoder(DefaultDecoder):
 
     def get_native_dtype(self, inp_native_dtype: Any, read_dtype: Any) -> np.dtype:
         """See the class."""
-        dtype = np.dtype(inp_native_dtype)
+        dtype: np.dtype = np.dtype(inp_native_dtype)
         if _swap(dtype, read_dtype) is None:
             return dtype
         return np.dtype(np.uint8) if dtype.kind == "u" else dtype.newbyteorder("=")

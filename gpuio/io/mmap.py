@@ -32,6 +32,8 @@ _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
+_NO_BYTES = np.empty(0, dtype=np.uint8)
+_NO_BYTES.flags.writeable = False
 
 
 class _Window:
@@ -78,7 +80,7 @@ class Mapped:
         """uint8[size] of each extent, read-only. A view keeps its window mapped, also after `close`."""
         whole = {file: np.asarray(window) for file, (window, _) in self._windows.items()}
         low = {file: low for file, (_, low) in self._windows.items()}
-        return [whole[f][offset - low[f]:offset - low[f] + size] if size else np.empty(0, np.uint8)
+        return [whole[f][offset - low[f]:offset - low[f] + size] if size else _NO_BYTES
                 for f, offset, size, _ in self._extents]
 
     def check(self) -> None:
