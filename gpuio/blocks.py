@@ -48,6 +48,7 @@ class Block:
     plan: Plan
     slot: Slot
     used_bytes: int         # of the staging buffer
+    first_extent: int       # of the plan's, in this block
 
     def bind(self, decoder: Any, out: Any) -> Decode:
         """A call that decodes frames of this block, numbered as in the plan, into `out`."""
@@ -63,11 +64,13 @@ class Block:
         if self.slot.mapped is not None:
             self.slot.mapped.check()
 
-    @property
-    def view(self) -> np.ndarray | None:
-        """The mapped bytes if the whole block lies in one extent, else None."""
-        views = self.slot.mapped.views if self.slot.mapped is not None else ()
-        return views[0] if len(views) == 1 else None
+    def mapped_bytes(self, first: int, stop: int) -> np.ndarray | None:
+        """The mapped extent (uint8, read-only) that holds the frames ``first:stop`` of the selection; None if not all are in one."""
+        extent_of = self.plan.extent_of[first - self.base:stop - self.base, 0]
+        if self.slot.mapped is None or (extent_of != extent_of[0]).any():
+            return None
+        view: np.ndarray = self.slot.mapped.views[int(extent_of[0]) - self.first_extent]
+        return view
 
 
 class BlockReader:
@@ -179,7 +182,7 @@ class BlockReader:
             slot.bound.clear()
         first, stop = int(plan.blocks[index]), int(plan.blocks[index + 1])
         used = extents[-1][2] + extents[-1][3] if extents else plan.staging_bytes
-        block = Block(base + first, base + stop, base, plan, slot, used)
+        block = Block(base + first, base + stop, base, plan, slot, used, int(plan.extent_starts[index]))
         if self._mapped:
             _release_map(slot)
             slot.mapped = self._reader.map(extents)

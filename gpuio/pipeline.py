@@ -154,12 +154,21 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
     rows = _BoxDecoder.placements(layout, box, corrections, True)
     decoder = _BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True)
     sizes = stream_sizes(layout, engine, backend, wanted, rows, [box], out.dtype, depth=1, memory=memory, threads=0, cold=cold)
-    edges = _block_edges(_tile_edges(positions, len(frames)), sizes.block_frames)
+    runs = _tile_edges(positions, len(frames))          # neighbours in `out`
+    bounds = runs.tolist()
     flat = out.reshape(len(frames), -1)
-    with BlockReader(layout, engine, backend, wanted, edges, rows, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap) as reader:
+    run = 0
+    with BlockReader(layout, engine, backend, wanted, _block_edges(runs, sizes.block_frames), rows, slots=sizes.slots,
+                     threads=sizes.read_threads, gap=sizes.gap) as reader:
         for block in reader:
             block.check()
-            decoder.bind(block, flat)(block.first - block.base, block.stop - block.first, at=int(positions[block.first]))
+            decode = decoder.bind(block, flat)
+            pos = block.first
+            while pos < block.stop:
+                stop = min(bounds[run + 1], block.stop)
+                decode(pos - block.base, stop - pos, at=int(positions[pos]))
+                run += stop == bounds[run + 1]
+                pos = stop
 
 
 def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
@@ -282,7 +291,7 @@ class _BoxDecoder:
 
     def __init__(self, layout: Layout, engine: Engine, box: Box, placements: np.ndarray, dtype: np.dtype,
                  corrections: CorrectionSet | None, repair_whole: bool) -> None:
-        self.box, self._engine, self._layout, self._dtype = box, engine, layout, dtype
+        self.box, self._engine, self._layout, self.dtype = box, engine, layout, dtype
         self.pixels = int(np.prod(box.shape))
         self.is_whole = box.shape == layout.sig_shape
         self._cropped = self._needs_crop(layout, box, corrections, repair_whole)
@@ -297,7 +306,7 @@ class _BoxDecoder:
             dark, gain = (_cut(m, layout.sig_shape, area) for m in (corrections.dark_flat(), corrections.gain_flat()))
             cut = None if area.shape == layout.sig_shape else Slice(area.origin, Shape(area.shape, sig_dims=len(area.shape)))
             self._repair = corrections.repair_table(layout.sig_shape, cut)
-        if self._repair is not None and dtype.kind not in "fc":
+        if self._corrected and dtype.kind not in "fc":
             raise TypeError(f"corrections need a floating output dtype; {dtype} was asked for")
         # Pixels that no placement names (gaps between chips) are zero.
         self._clear = int(placements[:, PIXELS] @ (placements[:, REPEATS] * placements[:, ROWS])) < self._area_pixels
@@ -350,9 +359,9 @@ class _BoxDecoder:
 
     def _bind_cropped(self, block: Block, out: Any) -> Decode:
         """Decode whole frames into scratch, repair there, copy the box: few frames at a time."""
-        few = max(1, CPU_TILE_BYTES // (self._area_pixels * self._dtype.itemsize))
+        few = max(1, CPU_TILE_BYTES // (self._area_pixels * self.dtype.itemsize))
         if self._scratch is None:
-            self._scratch = self._engine.empty((few, self._area_pixels), self._dtype)
+            self._scratch = self._engine.empty((few, self._area_pixels), self.dtype)
         scratch = self._scratch
         inner = block.bind(self._decoder, scratch)
         crop = (slice(None), *(slice(o, o + n) for o, n in zip(self.box.origin, self.box.shape, strict=True)))
@@ -439,23 +448,22 @@ def _finished(entry: tuple[DataTile, list[Future[None]]]) -> DataTile:
 
 
 def _view(block: Block, start: int, end: int, decoder: _BoxDecoder) -> np.ndarray | None:
-    """Frames ``start:end`` as a read-only view of the mapped block, if they are evenly spaced in it."""
-    mapped = block.view
+    """Frames ``start:end`` as a read-only view of a mapped file, if they are evenly spaced in it."""
+    mapped = block.mapped_bytes(start, end)
     if mapped is None:
         return None
     at = block.plan.starts[start - block.base:end - block.base, 0] - mapped.__array_interface__["data"][0]
-    steps = np.diff(at)
-    if len(steps) and (steps != steps[0]).any():
-        return None
-    dtype = decoder._dtype
+    shape, dtype = decoder.box.shape, decoder.dtype
     frame_bytes = decoder.pixels * dtype.itemsize
-    first, stride = int(at[0]), int(steps[0]) if len(steps) else frame_bytes
-    if stride < 0:
+    stride = int(at[1] - at[0]) if len(at) > 1 else frame_bytes
+    if stride < frame_bytes or (np.diff(at) != stride).any():
         return None
-    bytes_ = mapped[first:first + (end - start - 1) * stride + frame_bytes]
-    if (len(steps) == 0 or stride == frame_bytes):
-        return bytes_.view(dtype).reshape(end - start, *decoder.box.shape)
-    inner = [int(np.prod(decoder.box.shape[i + 1:])) * dtype.itemsize for i in range(len(decoder.box.shape))]
-    head = np.ndarray(decoder.box.shape, dtype, buffer=bytes_, offset=0)
-    result = np.lib.stride_tricks.as_strided(head, (end - start, *decoder.box.shape), (stride, *inner), writeable=False)
-    return result
+    whole = mapped[int(at[0]):int(at[-1]) + frame_bytes]
+    rows = np.lib.stride_tricks.as_strided(whole, (end - start, frame_bytes), (stride, 1), writeable=False)
+    return rows.view(dtype).reshape(end - start, *shape) if stride == frame_bytes else _unflatten(rows.view(dtype), shape)
+
+
+def _unflatten(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows of pixels with gaps between them as frames, still without a copy."""
+    inner = tuple(int(np.prod(shape[i + 1:])) * rows.itemsize for i in range(len(shape)))
+    return np.lib.stride_tricks.as_strided(rows, (len(rows), *shape), (rows.strides[0], *inner), writeable=False)

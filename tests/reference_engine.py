@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,14 @@ def unpack(blob: np.ndarray, encoding: Encoding, low_plane: np.ndarray | None) -
         low = np.ascontiguousarray(low_plane.reshape(-1, 8)[:, ::-1]).view("<u2").ravel()
         return np.ascontiguousarray(words).view("<u2").ravel().astype("u4") * 4096 + low
     raise ValueError(f"unknown encoding {name}")
+
+
+def _bytes_at(staged: np.ndarray | None, start: int, size: int) -> np.ndarray:
+    """A copy of bytes of the staging buffer, or of memory at an address."""
+    if staged is None:
+        return np.frombuffer(ctypes.string_at(start, size), np.uint8).copy()
+    assert 0 <= start and start + size <= len(staged)
+    return np.array(staged[start:start + size])
 
 
 class _Staging:
@@ -96,8 +105,8 @@ class _Decoder:
                 for k in range(p[REPEATS]):
                     src = int(starts[p[PART]]) + p[SRC] + r * p[ROW_SRC] + k * p[REP_SRC]
                     pos = p[POS] + r * p[ROW_POS] + k * p[REP_POS]
-                    blob = np.array(staged[src:src + groups * e.group_bytes])
-                    low = np.array(staged[src + e.param:src + e.param + groups * e.group_bytes]) if e.param else None
+                    blob = _bytes_at(staged, src, groups * e.group_bytes)
+                    low = _bytes_at(staged, src + e.param, groups * e.group_bytes) if e.param else None
                     values = unpack(blob, e, low)[p[SKIPPED]:p[SKIPPED] + p[PIXELS]]
                     where = pos + np.arange(p[PIXELS]) * (-1 if p[REVERSED] else 1)
                     assert where.min() >= 0 and where.max() < self.pixels
