@@ -242,7 +242,7 @@ class Slice:
         nav = self.nav
         containing = tuple(containing_shape)[:len(nav.shape)]
         if len(containing_shape) != len(self.origin) or not all(
-                0 <= o and o + n <= c for o, n, c in zip(nav.origin, nav.shape, containing, strict=True)):
+                o >= 0 and o + n <= c for o, n, c in zip(nav.origin, nav.shape, containing, strict=True)):
             raise SliceUsageError(f"{self!r} does not lie within {tuple(containing_shape)}")
         if not is_run(nav.shape, containing):
             raise SliceUsageError(f"{self!r} is no run of the flat nav axis of {tuple(containing_shape)}")
