@@ -19,7 +19,7 @@ from gpuio.blocks import Block, BlockReader
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Decode, Engine, RepairTable
 from gpuio.errors import MemoryBudgetError
-from gpuio.geometry.plan import MERGE_GAP, clip, spans
+from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, clip, spans
 from gpuio.layout import PIXELS, REPEATS, ROWS, Layout
 from gpuio.shape import Shape, Slice
 from gpuio.tile import DataTile
@@ -196,11 +196,12 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         else layout.sig_size * layout.dtype.itemsize
     gap, between = _gap(layout, frames, span)
     mapped = backend.id == "mmap"
-    frame_staged = span + between + (2 * backend.alignment if backend.alignment > 1 else 0) + 64 * len(layout.parts)
+    frame_staged = span + between + (2 * backend.alignment if backend.alignment > 1 else 0)
     slots, read_threads = (3, 3) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = threads + 1 if threads else 1
+    padding = slots * STAGING_ALIGNMENT * max(1, len(layout.parts))
     share = 0 if mapped else slots * frame_staged
-    least = frame_out * outputs + share
+    least = frame_out * outputs + share + padding
     if budget < least:
         raise MemoryBudgetError(f"{_name(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
                                 f"({outputs} x {frame_out} bytes of output, {slots} x {0 if mapped else frame_staged} bytes of staging)")
@@ -208,7 +209,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         target = min(DEVICE_TILE_BYTES if on_device else CPU_TILE_BYTES, budget // (2 * outputs))
         depth = max(1, min(target // frame_out, len(frames) or 1))
     depth = max(1, min(depth, len(frames) or 1))
-    left = budget - depth * frame_out * outputs
+    left = budget - depth * frame_out * outputs - padding
     target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads else WARM_BLOCK_BYTES
     if layout.strided is not None:
         target = left                       # every block is a pass over the file: as few of them as memory allows
@@ -217,7 +218,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // frame_staged)
     if block_frames > depth:
         block_frames -= block_frames % depth
-    return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share)
+    return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding)
 
 
 def _gap(layout: Layout, frames: np.ndarray, span: int) -> tuple[int, int]:
