@@ -1,0 +1,145 @@
+"""Decoders of the CUDA engine: what stays the same for a stream is prepared once, a call is one record and one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpuio.engine import Decode
+from gpuio.kernels import _launch
+from gpuio.kernels._runtime import Buffer, Kernel, Runtime
+from gpuio.layout import Encoding
+
+
+class CudaDecoder:
+    """`gpuio.engine.FrameDecoder` of the CUDA engine; parameters as `gpuio.engine.Engine.decoder`.
+
+    Parameters
+    ----------
+    compiled
+        Gives the kernel of a source file and expression.
+    buffers
+        Staging buffers by device address; they are told when they have been read.
+    """
+
+    def __init__(self, runtime: Runtime, compiled: Callable[[str, str], Kernel], buffers: Mapping[int, Buffer],
+                 encoding: Encoding, placements: np.ndarray, frame_pixels: int, dtype: np.dtype,
+                 dark: np.ndarray | None, gain: np.ndarray | None) -> None:
+        maps = {name: m for name, m in zip(("dark", "gain"), _maps(dark, gain, frame_pixels, dtype), strict=True) if m is not None}
+        variant = _launch.variant(encoding, dtype, dark="dark" in maps, gain="gain" in maps,
+                                  map_dtype=next((m.dtype for m in maps.values()), None))
+        table = _launch.check_placements(placements, encoding, frame_pixels)
+        self.runtime, self.buffers, self.kernel = runtime, buffers, compiled(variant.file, variant.expression)
+        self.dtype, self.frame_pixels, self.lanes = dtype, frame_pixels, variant.lanes
+        self.spans = _launch.spans(table, encoding)
+        loose = _launch.entries(table, encoding, variant.lanes, variant.lanes - 1)
+        whole = _launch.begins_whole(table, frame_pixels, variant.lanes)
+        #: For output that begins at a multiple of 16 bytes, and for output that does not.
+        self.entries = _launch.entries(table, encoding, variant.lanes, 0) if whole else loose, loose
+        self.call = np.zeros((), dtype=_launch.CALL)
+        self.call["frame_pixels"], self.call["param"] = frame_pixels, encoding.param
+        with runtime.active():
+            self._maps = {name: runtime.upload(_padded(m)) for name, m in maps.items()}
+        for name, on_device in self._maps.items():
+            self.call[name] = runtime.address(on_device)
+
+    def bind(self, staged: Any, starts: np.ndarray, out: Any) -> Decode:
+        """See `gpuio.engine.FrameDecoder.bind`.
+
+        `staged` has to start at a multiple of 16 bytes and to have a size that is one, as `CudaEngine.staging` makes it:
+        loads are up to 16 bytes wide and must end inside of it.
+
+        Raises
+        ------
+        ValueError
+            A buffer is not of the form described.
+        """
+        return _Bound(self, staged, starts, out)
+
+
+class _Bound:
+    """Decodes from and into the buffers it was made with, and keeps them alive."""
+
+    def __init__(self, decoder: CudaDecoder, staged: Any, starts: np.ndarray, out: Any) -> None:
+        _check(decoder, staged, starts, out)
+        runtime = decoder.runtime
+        self._decoder, self._staged, self._starts, self._out = decoder, staged, starts, out
+        self._buffer = decoder.buffers.get(runtime.address(staged))
+        self._address, self._depth, self._size = runtime.address(out), len(out), int(staged.size)
+        self._least, self._most = -decoder.spans[:, 0], self._size - decoder.spans[:, 1]
+        self._at_once = _launch.STARTS // starts.shape[1]
+        self._call = decoder.call.copy()
+        self._call["staged"], self._call["parts"] = runtime.address(staged), starts.shape[1]
+
+    def __call__(self, first: int, count: int, at: int = 0) -> None:
+        """Frames ``starts[first:first + count]`` into ``out[at:at + count]``.
+
+        Raises
+        ------
+        ValueError
+            There are no such frames, or a frame reaches outside of the staged bytes: on the device such a read would cost
+            the process its CUDA context.
+        """
+        if count < 0 or first < 0 or first + count > len(self._starts) or at < 0 or at + count > self._depth:
+            raise ValueError(f"frames {first}:{first + count} of {len(self._starts)} cannot go to {at}:{at + count} of {self._depth}")
+        starts = self._starts[first:first + count]
+        used = starts[:, :len(self._least)]
+        if not ((used >= self._least) & (used <= self._most)).all():
+            raise ValueError(f"frames {first}:{first + count} reach outside of the {self._size} staged bytes")
+        with self._decoder.runtime.active():
+            for done in range(0, count, self._at_once):
+                self._launch(starts[done:done + self._at_once], at + done)
+            if self._buffer is not None:
+                self._buffer.decoded()
+
+    def _launch(self, starts: np.ndarray, at: int) -> None:
+        """Frames that begin at `starts` into ``out[at:]``; one launch for each 16 entries."""
+        decoder, item = self._decoder, self._decoder.dtype.itemsize
+        address = self._address + at * decoder.frame_pixels * item
+        lead = address % _launch.VECTOR
+        entries = decoder.entries[lead > 0]
+        call = self._call.copy()
+        call["out"], call["lead"], call["frames"] = address - lead, lead // item, len(starts)
+        call["starts"][:starts.size] = starts.ravel()
+        for first in range(0, len(entries), _launch.ENTRIES):
+            some = entries[first:first + _launch.ENTRIES]
+            call["entries"][:len(some)] = some
+            grid, block = _launch.geometry(int(some["work"].max()), len(some), len(starts), decoder.frame_pixels, decoder.lanes)
+            decoder.kernel(grid, block, (call,))
+
+
+def _check(decoder: CudaDecoder, staged: Any, starts: np.ndarray, out: Any) -> None:
+    """Raise ValueError if a buffer is not of the form that `CudaDecoder.bind` asks for."""
+    if staged is None:
+        raise ValueError("packed bytes in host memory cannot be decoded on a device; expected a buffer of CudaEngine.staging")
+    if (staged.dtype != np.uint8 or staged.ndim != 1 or not staged.flags.c_contiguous or staged.size % _launch.VECTOR
+            or decoder.runtime.address(staged) % _launch.VECTOR):
+        raise ValueError(f"staged {staged.dtype}{list(staged.shape)} is not uint8[n] that starts at a multiple of 16 bytes, "
+                         "n a multiple of 16, as CudaEngine.staging makes it")
+    if starts.dtype != np.int64 or starts.ndim != 2 or not 0 < starts.shape[1] <= _launch.STARTS:
+        raise ValueError(f"starts {starts.dtype}{list(starts.shape)} is not int64[frames, parts] with up to {_launch.STARTS} parts")
+    if starts.shape[1] < len(decoder.spans):
+        raise ValueError(f"starts is of {starts.shape[1]} parts; the placements name {len(decoder.spans)}")
+    if out.dtype != decoder.dtype or out.ndim != 2 or out.shape[1] != decoder.frame_pixels or not out.flags.c_contiguous:
+        raise ValueError(f"out {out.dtype}{list(out.shape)} is not {decoder.dtype}[depth, {decoder.frame_pixels}] in C order")
+
+
+def _maps(dark: np.ndarray | None, gain: np.ndarray | None, frame_pixels: int, dtype: np.dtype) -> list[np.ndarray | None]:
+    """The maps in one dtype: float32 if that loses nothing, since float64 maps double what has to be read."""
+    maps = [None if m is None else np.ascontiguousarray(m).ravel() for m in (dark, gain)]
+    given = [m for m in maps if m is not None]
+    if given and dtype not in (np.float32, np.float64):
+        raise TypeError(f"dark and gain need a floating output dtype; {dtype} was asked for")
+    for m in given:
+        if m.size != frame_pixels or m.dtype not in (np.float32, np.float64):
+            raise ValueError(f"a correction map of {m.dtype}[{m.size}] does not fit; expected float32 or float64[{frame_pixels}]")
+    with np.errstate(over="ignore"):
+        narrow = all(np.array_equal(m, m.astype(np.float32), equal_nan=True) for m in given)
+    return [None if m is None else m.astype(np.float32 if narrow else np.float64) for m in maps]
+
+
+def _padded(m: np.ndarray) -> np.ndarray:
+    """`m` with zeros behind it, up to a multiple of 16 bytes."""
+    return np.concatenate((m, np.zeros(-m.nbytes % _launch.VECTOR // m.itemsize, dtype=m.dtype)))
