@@ -289,7 +289,8 @@ def _literal(text: str) -> Any:
 
 def _tokens(text: str) -> list[tuple[str, str]]:
     """Pairs of kind and text; the last is ``("end", "")``."""
-    tokens, at = [], 0
+    tokens: list[tuple[str, str]] = []
+    at = 0
     while not tokens or tokens[-1][0] != "end":
         match = _TOKEN.match(text, at)
         if match is None:

@@ -1,0 +1,70 @@
+"""Synthetic scans, and writers that store them in any of the formats: for demos, tests and benchmarks of any size.
+
+>>> from gpuio import synth
+>>> scene = synth.Scene((256, 256), (128, 128), seed=1)
+>>> synth.write("npy", "scan.npy", scene)
+['scan.npy']
+
+A writer is a module with ``write(path, frames, *, nav_shape, sig_shape, progress=None, **options) -> list of paths``. It
+takes frames as they come, never has all of them in memory, and gives a file its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from gpuio.errors import DataSetException, ShapeError
+from gpuio.synth._writing import Progress
+from gpuio.synth.scene import Flat, Scene
+
+__all__ = ["WRITERS", "Flat", "Scene", "write"]
+
+#: Modules by the name of their format.
+WRITERS = {"mib": "gpuio.synth.mib", "npy": "gpuio.synth.npy", "raw": "gpuio.synth.raw"}
+
+
+def write(format: str, path: str | os.PathLike[str], frames: Scene | Flat | Iterable[np.ndarray], *, nav_shape: Sequence[int] | None = None,
+          sig_shape: Sequence[int] | None = None, progress: Progress | None = None, **options: Any) -> list[str]:
+    """Write a scan in a format.
+
+    Parameters
+    ----------
+    format
+        A key of `WRITERS`.
+    path
+        The file, or the first of several.
+    frames
+        A scene, or anything that yields stacks of frames of shape (n, *sig), all positions in C order.
+    nav_shape, sig_shape
+        Scan and detector axes; a scene has its own.
+    progress
+        Called with the frames written and those in all.
+    options
+        Of the writer, such as `dtype`, `kind`, `frames_per_file`.
+
+    Returns
+    -------
+    list of str
+        Paths of the files.
+
+    Raises
+    ------
+    DataSetException
+        There is no such writer, a value does not fit the format, or frames do not have the promised shape or number.
+    OSError
+        A file cannot be written.
+    """
+    if format not in WRITERS:
+        raise DataSetException(f"format {format!r} cannot be written; expected one of {', '.join(WRITERS)}")
+    nav = getattr(frames, "nav_shape", None) if nav_shape is None else nav_shape
+    sig = getattr(frames, "sig_shape", None) if sig_shape is None else sig_shape
+    if nav is None or sig is None:
+        raise ShapeError("frames that are no scene need nav_shape and sig_shape")
+    paths: list[str] = import_module(WRITERS[format]).write(
+        os.fspath(path), frames, nav_shape=tuple(nav), sig_shape=tuple(sig), progress=progress, **options)
+    return paths
