@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,6 +18,8 @@ NETWORK = frozenset({
 })
 #: Files looked at, and places in each: enough to tell a cached scan from one that is not, within some 50 microseconds.
 _FILES, _PLACES = 4, 4
+
+_draw = random.Random().random       # not the generator that users seed
 
 
 class Choice(NamedTuple):
@@ -70,14 +73,17 @@ def _preferred(prefer: str | IOBackend, paths: Sequence[str]) -> IOBackend:
 
 
 def resident_fraction(path: str, offset: int = 0, size: int | None = None, places: int = 16) -> float | None:
-    """Share of a range of a file that is in the page cache, from a few single bytes. Reads nothing from storage.
+    """Share of a range of a file that is in the page cache, from a few single bytes. Waits for no storage.
+
+    Asking makes Linux read the page asked for, afterwards and in the background. So places are drawn anew each time:
+    asked twice at the same ones, any file would look cached.
 
     Parameters
     ----------
     offset, size
         The range in bytes; None: to the end of the file.
     places
-        Bytes looked at, evenly spread.
+        Bytes looked at, one at random in each of as many equal parts.
 
     Returns
     -------
@@ -92,6 +98,7 @@ def resident_fraction(path: str, offset: int = 0, size: int | None = None, place
         return None
     try:
         end = os.fstat(descriptor).st_size if size is None else offset + size
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)        # that page, and none around it
         places_cached = []
         byte = bytearray(1)
         for place in _spread(end - offset, places):
@@ -108,9 +115,9 @@ def resident_fraction(path: str, offset: int = 0, size: int | None = None, place
 
 
 def _spread(n: int, count: int) -> list[int]:
-    """At most `count` numbers below `n`, evenly spread: the middles of equal parts."""
+    """At most `count` numbers below `n`, one at random in each of `count` equal parts."""
     count = max(0, min(n, count))
-    return [(2 * i + 1) * n // (2 * count) for i in range(count)]
+    return [min(int((i + _draw()) * n / count), n - 1) for i in range(count)]
 
 
 def _file_system_of(path: str) -> str:

@@ -62,8 +62,9 @@ def decode_swap_2(inp: np.ndarray, out: np.ndarray, idx: int, native_dtype: np.d
     """
     stored = inp.view(np.uint16)
     swapped = ((stored << 8) | (stored >> 8)).astype(np.uint16)
-    if native_dtype.itemsize == 2:
-        out[idx] = swapped.view(native_dtype)
+    items = swapped.view(native_dtype)
+    if len(items) == len(swapped):
+        out[idx] = items
     else:
         out[idx] = swapped
 
@@ -73,8 +74,9 @@ def decode_swap_4(inp: np.ndarray, out: np.ndarray, idx: int, native_dtype: np.d
     """As `decode_swap_2`, for items of four bytes."""
     stored = inp.view(np.uint32)
     swapped = ((stored << 24) | ((stored & 0xFF00) << 8) | ((stored >> 8) & 0xFF00) | (stored >> 24)).astype(np.uint32)
-    if native_dtype.itemsize == 4:
-        out[idx] = swapped.view(native_dtype)
+    items = swapped.view(native_dtype)
+    if len(items) == len(swapped):
+        out[idx] = items
     else:
         out[idx] = swapped
 
