@@ -51,8 +51,13 @@ class RepairTable:
 class Staging(Protocol):
     """Bytes on their way: read into `host`, decoded from `device` (the same memory on the CPU)."""
 
-    host: np.ndarray    # uint8[n], aligned to 4096
-    device: Any         # uint8[n], engine memory
+    @property
+    def host(self) -> np.ndarray:
+        """uint8[n], aligned to 4096. May wait until the last `push` has left it: ask for it each time before filling it."""
+
+    @property
+    def device(self) -> Any:
+        """uint8[n], engine memory."""
 
     def push(self, n_bytes: int) -> None:
         """Make the first `n_bytes` of `host` visible in `device`, in order with later decode calls."""

@@ -14,9 +14,7 @@ from importlib import resources
 
 import numpy as np
 
-from gpuio.layout import (
-    PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding,
-)
+from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding
 
 Dim3 = tuple[int, int, int]
 

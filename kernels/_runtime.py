@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpuio.engine import Staging
 from gpuio.kernels._launch import VECTOR
 
 #: Launches a kernel: ``kernel(grid, block, (argument record,))``.
@@ -34,15 +35,11 @@ COMPUTE_CAPABILITY = (7, 0)
 COMPILE_OPTIONS = ("-std=c++17", "--fmad=false")
 
 
-class Buffer(Protocol):
-    """See `gpuio.engine.Staging`; `decoded` notes that work which reads it has been given to the current stream."""
+class Buffer(Staging, Protocol):
+    """A staging buffer that is told when it is read."""
 
-    @property
-    def host(self) -> np.ndarray: ...
-    @property
-    def device(self) -> Any: ...
-    def push(self, n_bytes: int) -> None: ...
-    def decoded(self) -> None: ...
+    def decoded(self) -> None:
+        """Work that reads the buffer has been given to the current stream."""
 
 
 class Runtime(Protocol):
