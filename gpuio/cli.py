@@ -13,8 +13,10 @@ import ast
 import json
 import math
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 #: Set to anything but 0 to see tracebacks.
 DEBUG_VARIABLE = "GPUIO_DEBUG"
 
-Progress = Callable[[int, int], None]
-
 
 class Commands(click.Group):
     """A group whose errors are one line each."""
@@ -44,7 +44,9 @@ class Commands(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.UsageError as e:
             command = e.ctx.command_path if e.ctx else "gpuio"
             _fail(f"{e.format_message()} (see '{command} --help')", 2)
@@ -67,7 +69,11 @@ def describe(error: Exception) -> str:
         text = str(error) or type(error).__name__
     else:
         text = f"{type(error).__name__}: {error} (this is a fault of gpuio; {DEBUG_VARIABLE}=1 shows where)"
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -136,22 +142,40 @@ def open_dataset(path: str, format_name: str, device: str | None, parameters: tu
     """The data set that the options describe."""
     if format_name not in ("auto", *registry.names()):
         raise click.BadParameter(f"{format_name!r} is not a format; expected one of {', '.join(registry.names())}", param_hint="--format")
-    if "path" in dict(parameters):
+    arguments = dict(parameters)
+    if "path" in arguments:
         raise click.UsageError("the path is given as FILE, not as a parameter")
-    try:
+    if isinstance(arguments.get("io_backend"), str):
+        arguments["io_backend"] = io_backend(arguments["io_backend"])
+    with parameters_as_arguments(path):
         if format_name == "auto":
-            return gpuio.open(path, device=device, **dict(parameters))
-        return gpuio.load(format_name, path=path, device=device, **dict(parameters))
-    except TypeError as e:
-        message = str(e).partition("__init__() ")[2]        # a missing or unknown argument of the format's class
-        if not message:
-            raise
-        raise DataSetException(f"{path}: {message}; parameters are given as -p key=value") from e
+            return gpuio.open(path, device=device, **arguments)
+        return gpuio.load(format_name, path=path, device=device, **arguments)
+
+
+def io_backend(name: str) -> Any:
+    """An I/O backend by its id."""
+    cls = gpuio.IOBackend.get_cls_by_id(name)
+    if cls is None:
+        raise click.UsageError(f"{name!r} is not an I/O backend; expected one of {', '.join(gpuio.IOBackend.get_supported())}")
+    return cls()
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Progress]:
-    """A bar on stderr that is fed ``(done, total)``; nothing is shown where stderr is no terminal."""
+def parameters_as_arguments(path: str) -> Iterator[None]:
+    """Tell about missing and unknown arguments of a call in the words of the command line."""
+    try:
+        yield
+    except TypeError as e:
+        for said, meaning in ((r"missing \d+ required .*arguments?: (.+)", "needs"), (r"unexpected keyword argument (.+)", "has no")):
+            if found := re.search(said, str(e)):
+                raise DataSetException(f"{path}: the format {meaning} {found[1]}; parameters are given as -p key=value") from e
+        raise
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr that is fed ``(done, total)`` or ``(done, total, label)``; nothing is shown where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -159,7 +183,7 @@ def progress_bar(label: str) -> Iterator[Progress]:
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
                   console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, label=label: bar.update(task, completed=done, total=total, description=label)
 
 
 def plain(value: Any) -> Any:
@@ -179,35 +203,32 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One JSON value on stdout."""
-    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
 def print_rows(rows: Mapping[str, Any], title: str | None = None) -> None:
-    """Names and values in two columns on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    """Names and values in two columns on stdout, a row a line."""
+    if title and rows:
+        click.echo(click.style(title, bold=True))
+    width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        table.add_row(Text(str(name)), Text(readable(value)))
-    console = Console(highlight=False)
-    console.print(table)
+        click.echo(f"{name:<{width}}  {_text(value)}".rstrip())
 
 
-def readable(value: Any) -> str:
-    """A value in a table: shapes as ``256 x 256``, no quotes."""
-    if isinstance(value, (tuple, list)) and value and all(isinstance(v, int) for v in value):
-        return " x ".join(str(v) for v in value)
+def _text(value: Any) -> str:
     if isinstance(value, (tuple, list)):
-        return ", ".join(readable(v) for v in value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value)
+        return ", ".join(_text(v) for v in value)
+    return f"{value:.6g}" if isinstance(value, float) else printable(value)
+
+
+def printable(value: Any) -> str:
+    """Text for a terminal: control characters of headers and undecodable bytes of file names are replaced."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(value))
+
+
+def by(shape: Sequence[int]) -> str:
+    """A shape as ``256 x 256``."""
+    return " x ".join(str(n) for n in shape)
 
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -233,11 +254,11 @@ def info(path: str, format_name: str, device: str | None, parameters: tuple[tupl
         print_json({**facts, "metadata": ds.metadata, "notes": ds.notes, "diagnostics": ds.diagnostics})
         return
     shown = files if len(files) <= 3 else [files[0], f"... {len(files) - 2} more ...", files[-1]]
-    print_rows({**facts, "files": "\n".join(shown)})
+    print_rows({**facts, "files": shown, "nav_shape": by(ds.shape.nav), "sig_shape": by(ds.shape.sig)})
     print_rows(ds.metadata, title="metadata")
     print_rows({d["name"]: d["value"] for d in ds.diagnostics if d["name"] not in ds.metadata}, title="diagnostics")
     for note in ds.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {printable(note)}")
 
 
 @main.command()
@@ -264,7 +285,7 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
     if as_json:
         print_json(result)
     else:
-        click.echo(f"{output}: scan {readable(result['nav_shape'])}, pattern {readable(result['sig_shape'])}, "
+        click.echo(f"{printable(output)}: scan {by(ds.shape.nav)}, pattern {by(ds.shape.sig)}, "
                    f"{ds.image_count} frames in {seconds:.2f} s on {ds.device}")
 
 
@@ -273,26 +294,27 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
 @click.argument("path", metavar="PATH", type=click.Path())
 @click.option("--nav", nargs=2, type=click.IntRange(min=1), default=(64, 64), show_default=True, metavar="Y X", help="Scan positions.")
 @click.option("--sig", nargs=2, type=click.IntRange(min=1), default=(256, 256), show_default=True, metavar="Y X", help="Detector pixels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
+@click.option("--dose", type=float, default=64.0, show_default=True, help="Mean counts of a pixel in the transmitted disk.")
+@click.option("--bits", type=click.IntRange(1, 16), default=16, show_default=True, help="Counts stop at 2^bits - 1.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random numbers.")
 @click.option("--force", is_flag=True, help="Replace PATH if it exists.")
 @parameter_option("Option of the writer, such as kind=R12 (mib) or dtype='<u2' (npy, raw); may be repeated.")
 @json_option
-def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, int], seed: int, force: bool,
+def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, int], dose: float, bits: int, seed: int, force: bool,
          parameters: tuple[tuple[str, Any], ...], as_json: bool) -> None:
     """Write a synthetic 4D-STEM scan as PATH in FORMAT."""
     from gpuio import synth
-    from gpuio.synth.scene import Scene
 
     if os.path.lexists(path) and not force:
         raise FileExistsError(f"{path}: already exists; --force replaces it")
-    scene = Scene(nav, sig, seed=seed)
-    with progress_bar("writing") as progress:
-        files = synth.write(format_name, path, scene, nav_shape=nav, sig_shape=sig, progress=progress, **dict(parameters))
+    scene = synth.Scene(nav, sig, seed=seed, dose=dose, bits=bits)
+    with progress_bar("writing") as progress, parameters_as_arguments(path):
+        files = synth.write(format_name, path, scene, progress=progress, **dict(parameters))
     n_bytes = sum(os.path.getsize(f) for f in files)
     if as_json:
         print_json({"files": files, "bytes": n_bytes, "nav_shape": nav, "sig_shape": sig, "seed": seed})
     else:
-        click.echo(f"{', '.join(files)}: {readable(nav)} positions of {readable(sig)} pixels, {size_text(n_bytes)}")
+        click.echo(f"{printable(', '.join(files))}: {by(nav)} positions of {by(sig)} pixels, {size_text(n_bytes)}")
 
 
 @main.command("formats")

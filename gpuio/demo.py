@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ import numpy as np
 import gpuio
 from gpuio import preview, synth
 from gpuio.corrections import CorrectionSet
+from gpuio.engine import resolve_device
 from gpuio.pipeline import parse_bytes
-from gpuio.synth.scene import Scene
 
 if TYPE_CHECKING:
     from gpuio.dataset import DataSet
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 SIG_SHAPE = (512, 512)
 FRAME_BYTES = 512 * 512 * 2
 PASSES = 3
+READ_BYTES = 256 << 10
+COPY_BYTES = 128 << 20
 CHECKED_FRAMES = 17
 
-Progress = Callable[[int, int], None]
+#: ``progress(done, total, what)``
+Progress = Callable[[int, int, str], None]
 
 
 def run(output: Path, *, size: int | str = "512 MiB", device: str | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def run(output: Path, *, size: int | str = "512 MiB", device: str | None = None,
     device
         As `gpuio.open` takes it.
     progress
-        Told how far the writing is, ``(done, total)`` frames.
+        Told what is being done, and how far.
 
     Returns
     -------
@@ -62,33 +65,34 @@ def run(output: Path, *, size: int | str = "512 MiB", device: str | None = None,
     RuntimeError
         A frame differs from the truth.
     """
+    tell = progress or (lambda done, total, what: None)
     side = max(2, math.isqrt(parse_bytes(size) // FRAME_BYTES))
-    scene = Scene((side, side), SIG_SHAPE, seed=1)
-    output.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    files = synth.write("mib", str(output / "scan.mib"), scene, nav_shape=(side, side), sig_shape=SIG_SHAPE, progress=progress,
-                        kind="R12", layout="2x2")
-    written = time.perf_counter() - started
+    scene = synth.Scene((side, side), SIG_SHAPE, seed=1, bits=12, dark=4.0, gain=0.05)
     corrections = CorrectionSet(dark=scene.dark, gain=scene.gain)
+    resolve_device(device)                      # before anything is written
+    output.mkdir(parents=True, exist_ok=True)
+    files = synth.write("mib", output / "scan.mib", scene, kind="R12", layout="2x2",
+                        progress=lambda done, total: tell(done, total, "making a scan"))
 
     def opened() -> DataSet:
         return gpuio.open(output / "scan.mib", device=device)
 
+    tell(0, 4, "first tile")
     first_ever = _first_tile(opened, corrections)
     ds = opened()
-    n_bytes = sum(os.path.getsize(f) for f in ds.files)
-    limits = _limits(ds)
+    tell(1, 4, "checking")
     checked = _check(ds, scene, corrections)
-    streams = [_stream(opened, corrections, threads, n_bytes) for threads in _thread_choices(ds)]
-    bound = min(limits.values())
-    for stream in streams:
-        stream["share_of_limit"] = stream["GB_per_s"] / bound
+    tell(2, 4, "streaming")
+    n_bytes = sum(os.path.getsize(f) for f in ds.files)
+    streams = [{**_stream(opened, corrections, threads, n_bytes), "limits_GB_per_s": _limits(ds, max(1, threads))}
+               for threads in _thread_choices(ds)]
+    tell(3, 4, "drawing")
+    pictures = _pictures(ds, corrections, output)
     return {
-        "files": [str(f) for f in files], "bytes": n_bytes, "nav_shape": (side, side), "sig_shape": SIG_SHAPE,
+        "files": files, "bytes": n_bytes, "nav_shape": scene.nav_shape, "sig_shape": SIG_SHAPE,
         "encoding": "MIB raw 12 bit, 2 x 2 chips", "output_dtype": "float32", "corrections": ["dark", "gain"],
-        "device": ds.device, "transport": _transport(ds), "write_seconds": written, "limits_GB_per_s": limits,
-        "first_tile_after_start_s": first_ever, "streams": streams, "passes": PASSES, "frames_checked": checked,
-        "pictures": [str(p) for p in _pictures(ds, corrections, output)],
+        "device": ds.device, "transport": _transport(ds), "first_tile_after_start_s": first_ever, "passes": PASSES,
+        "streams": streams, "frames_checked": checked, "pictures": [str(p) for p in pictures],
     }
 
 
@@ -97,30 +101,27 @@ def report(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    def shape(key: str) -> str:
-        return " x ".join(str(n) for n in result[key])
-
-    title = f"{result['encoding']}, streamed as {result['output_dtype']} with dark and gain"
-    table = Table(show_header=False, title=title, title_justify="left")
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column()
-    table.add_row("read", f"{shape('nav_shape')} positions of {shape('sig_shape')} pixels, {result['bytes'] / 1e9:.2f} GB packed")
-    table.add_row("decoded on", result["device"])
-    table.add_row("read by", result["transport"])
-    for name, rate in result["limits_GB_per_s"].items():
-        table.add_row(f"limit: {name}", f"{rate:.2f} GB/s")
+    nav, sig = (" x ".join(str(n) for n in result[key]) for key in ("nav_shape", "sig_shape"))
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="cyan", no_wrap=True)
+    facts.add_column()
+    facts.add_row("scan", f"{nav} positions of {sig} pixels, {result['encoding']}, {result['bytes'] / 1e9:.3g} GB")
+    facts.add_row("streamed as", f"{result['output_dtype']} with {' and '.join(result['corrections'])}, on {result['device']}")
+    facts.add_row("read by", result["transport"])
+    facts.add_row("checked", f"{result['frames_checked']} frames equal the truth, every pixel")
+    facts.add_row("very first tile", f"after {result['first_tile_after_start_s']:.2f} s, imports and compiling included")
+    facts.add_row("pictures", ", ".join(result["pictures"]))
+    limits = list(result["streams"][0]["limits_GB_per_s"])
+    rates = Table(title="GB of packed bytes per second, and gpuio's share of what this machine does at best", title_justify="left")
+    for heading in ("threads", "gpuio", *limits, "first tile"):
+        rates.add_column(heading, justify="right")
     for stream in result["streams"]:
-        threads = stream["threads"]
-        table.add_row("gpuio" + (f", {threads} threads" if threads else ""),
-                      f"[bold]{stream['GB_per_s']:.2f} GB/s[/bold], {stream['share_of_limit']:.0%} of the lowest limit; "
-                      f"first tile after {stream['first_tile_s'] * 1e3:.1f} ms")
-    table.add_row("very first tile", f"{result['first_tile_after_start_s']:.2f} s, imports and compiling included")
-    table.add_row("checked", f"{result['frames_checked']} frames equal the truth, every pixel")
-    table.add_row("pictures", "\n".join(result["pictures"]))
+        rate, threads, first = stream["GB_per_s"], max(1, stream["threads"]), stream["first_tile_s"]
+        shares = [f"{limit:.2f} ({rate / limit:.0%})" for limit in stream["limits_GB_per_s"].values()]
+        rates.add_row(str(threads), f"[bold]{rate:.2f}[/bold]", *shares, f"{first * 1e3:.1f} ms")
     console = Console(highlight=False)
-    console.print(table)
-    console.print(f"Rates are packed bytes per second, medians of {result['passes']} passes, file in the page cache. "
-                  f"The scan stays in {os.path.dirname(result['files'][0])}/.", style="dim")
+    console.print(facts, "", rates, sep="\n")
+    console.print(f"Medians of {result['passes']} passes; the file is in the page cache. It stays: {result['files'][0]}", style="dim")
 
 
 def _stream(opened: Callable[[], DataSet], corrections: CorrectionSet, threads: int, n_bytes: int) -> dict[str, Any]:
@@ -161,9 +162,10 @@ def _thread_choices(ds: DataSet) -> list[int]:
     return [0, cores] if ds.device == "cpu" and cores > 1 else [0]
 
 
-def _limits(ds: DataSet) -> dict[str, float]:
-    """GB/s of what nobody can beat here, medians of `PASSES`."""
-    limits = {"copying memory": _median_rate(_copies()), "reading the file": _median_rate(_reads(ds.files))}
+def _limits(ds: DataSet, threads: int) -> dict[str, float]:
+    """GB/s of what the stream cannot do without, on as many threads: medians of `PASSES`."""
+    with ThreadPoolExecutor(threads) as pool:
+        limits = {"reading the file": _median_rate(_reads(ds.files, pool, threads)), "copying memory": _median_rate(_copies(pool, threads))}
     if ds.device != "cpu":
         limits["host to device"] = _median_rate(_pushes(ds))
     return limits
@@ -172,42 +174,48 @@ def _limits(ds: DataSet) -> dict[str, float]:
 def _median_rate(passes: Iterator[int]) -> float:
     """GB/s from an iterator that does one pass a step and says how many bytes it moved."""
     next(passes)                                # warm up
-    marks, moved = [time.perf_counter()], []
-    for _, n_bytes in zip(range(PASSES), passes, strict=False):
-        marks.append(time.perf_counter())
-        moved.append(n_bytes)
-    return statistics.median(n / (stop - start) / 1e9 for n, (start, stop) in zip(moved, pairwise(marks), strict=True))
+    rates = []
+    for _ in range(PASSES):
+        started = time.perf_counter()
+        rates.append(next(passes) / (time.perf_counter() - started) / 1e9)
+    return statistics.median(rates)
 
 
-def _copies() -> Iterator[int]:
-    source = np.ones(128 << 20, dtype=np.uint8)
-    target = np.empty_like(source)
+def _reads(files: list[str], pool: ThreadPoolExecutor, threads: int) -> Iterator[int]:
+    """Whole files, each thread a part of each, into a buffer that stays in the cache."""
+    def read(path: str, number: int) -> int:
+        buffer, total, size = memoryview(bytearray(READ_BYTES)), 0, os.path.getsize(path)
+        at, stop = (size * k // threads for k in (number, number + 1))
+        with open(path, "rb", buffering=0) as file:
+            file.seek(at)
+            while total < stop - at and (n := file.readinto(buffer[:stop - at - total])):
+                total += n
+        return total
+
     while True:
-        np.copyto(target, source)
+        yield sum(sum(pool.map(read, [path] * threads, range(threads))) for path in files)
+
+
+def _copies(pool: ThreadPoolExecutor, threads: int) -> Iterator[int]:
+    """Memory that no cache holds, each thread a part of it."""
+    source = np.random.default_rng(1).integers(0, 256, COPY_BYTES, dtype=np.uint8)
+    target = np.zeros_like(source)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    while True:
+        list(pool.map(lambda part: np.copyto(*part), parts))
         yield source.nbytes
 
 
-def _reads(files: list[str]) -> Iterator[int]:
-    """Whole files into one buffer that stays in the cache, one thread."""
-    buffer = bytearray(1 << 20)
-    while True:
-        total = 0
-        for path in files:
-            with open(path, "rb", buffering=0) as file:
-                while n := file.readinto(buffer):
-                    total += n
-        yield total
-
-
 def _pushes(ds: DataSet) -> Iterator[int]:
-    staging = ds.engine.staging(64 << 20)
+    """Pinned memory to the device."""
+    staging = ds.engine.staging(COPY_BYTES)
     while True:
-        staging.push(64 << 20)
+        staging.push(COPY_BYTES)
         ds.engine.download(staging.device[-1:])
-        yield 64 << 20
+        yield COPY_BYTES
 
 
-def _check(ds: DataSet, scene: Scene, corrections: CorrectionSet) -> int:
+def _check(ds: DataSet, scene: synth.Scene, corrections: CorrectionSet) -> int:
     """Compare frames from all over the scan with the arrays they were made from.
 
     Raises
@@ -215,8 +223,7 @@ def _check(ds: DataSet, scene: Scene, corrections: CorrectionSet) -> int:
     RuntimeError
         One differs; names the frame.
     """
-    count = scene.nav_shape[0] * scene.nav_shape[1]
-    wanted = np.unique(np.linspace(0, count - 1, CHECKED_FRAMES).round().astype(np.int64))
+    wanted = np.unique(np.linspace(0, len(scene) - 1, CHECKED_FRAMES).round().astype(np.int64))
     dark, gain = (np.asarray(m, dtype=np.float64) for m in (scene.dark, scene.gain))
     found = ds.engine.download(ds.read(wanted, dtype="float32", corrections=corrections))
     for k, frame in zip(wanted.tolist(), found, strict=True):
