@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from gpuio.conversion import ConvertingDecoder, is_native, repair_widened
 from gpuio.engine import FrameDecoder, RepairTable, Staging
 from gpuio.kernels import _launch
 from gpuio.kernels._decoder import CudaDecoder
 from gpuio.kernels._runtime import Buffer, CupyRuntime, Kernel, Runtime, available
 from gpuio.layout import Encoding
+from gpuio.prepare import check_repair
 
 __all__ = ["CudaEngine", "available"]
 
@@ -81,33 +83,28 @@ class CudaEngine:
     def decoder(self, encoding: Encoding, placements: np.ndarray, frame_pixels: int, dtype: Any, *,
                 dark: np.ndarray | None = None, gain: np.ndarray | None = None) -> FrameDecoder:
         """See `gpuio.engine.Engine.decoder`; compiles the kernel if this process has not had it yet."""
-        return CudaDecoder(self._runtime, self._kernel, self._buffers, encoding, placements, frame_pixels, np.dtype(dtype), dark, gain)
+        dtype = np.dtype(dtype)
+        if encoding.name not in self.encodings:
+            raise ValueError(f"encoding {encoding.name!r} is unknown; expected one of {', '.join(sorted(self.encodings))}")
+        if not is_native(encoding.dtype, dtype):
+            return ConvertingDecoder(self, encoding, placements, frame_pixels, dtype, dark, gain)
+        return CudaDecoder(self._runtime, self._kernel, self._buffers, encoding, placements, frame_pixels, dtype, dark, gain)
 
     def repair(self, out: Any, table: RepairTable) -> None:
-        """See `gpuio.engine.Engine.repair`.
-
-        Raises
-        ------
-        TypeError
-            `out` is neither float32 nor float64.
-        ValueError
-            `out` is not a stack of whole frames in C order, or `table` names pixels outside of them.
-        """
-        if out.dtype not in (np.float32, np.float64):
-            raise TypeError(f"excluded pixels of dtype {out.dtype} cannot be repaired; expected float32 or float64")
-        if out.ndim != 2 or not out.flags.c_contiguous:
-            raise ValueError(f"repair: an array of shape {out.shape} is not a stack of flat frames in C order")
-        frames, frame_pixels = (int(n) for n in out.shape)
-        if frames == 0 or len(table.pixels) == 0:
+        """See `gpuio.engine.Engine.repair`."""
+        check_repair(out, table)
+        if not (len(out) and len(table.pixels)):
             return
-        _check_repairs(table, frame_pixels)
+        if out.dtype.char not in "fdFD":
+            repair_widened(self, out, table)
+            return
         pixels, starts, neighbours = self._repair_tables(table)
-        call = np.zeros((), dtype=_launch.REPAIR_CALL)
-        address = self._runtime.address
+        call, address = np.zeros((), dtype=_launch.REPAIR_CALL), self._runtime.address
         call["out"], call["pixels"], call["starts"], call["neighbours"] = map(address, (out, pixels, starts, neighbours))
-        call["n"], call["frames"], call["frame_pixels"] = len(table.pixels), frames, frame_pixels
-        grid, block = _launch.repair_geometry(len(table.pixels), frames)
-        kernel = self._kernel("corrections", f"repair<{_launch.C_TYPES[out.dtype]}>")
+        call["items"] = items = 2 if out.dtype.kind == "c" else 1
+        call["n"], call["frames"], call["frame_pixels"] = len(table.pixels), out.shape[0], out.shape[1]
+        grid, block = _launch.repair_geometry(len(table.pixels) * items, len(out))
+        kernel = self._kernel("corrections", f"repair<f{8 * out.dtype.itemsize // items}>")
         with self._runtime.active():
             kernel(grid, block, (call,))
 
@@ -127,14 +124,3 @@ class CudaEngine:
                     kernel = self._runtime.kernel(_launch.source(file), expression)
                 self._kernels[file, expression] = kernel
         return kernel
-
-
-def _check_repairs(table: RepairTable, frame_pixels: int) -> None:
-    """Raise ValueError if `table` is inconsistent or names pixels outside of a frame."""
-    starts = table.starts
-    if (len(starts) != len(table.pixels) + 1 or starts[0] != 0 or starts[-1] != len(table.neighbours) or (np.diff(starts) < 0).any()):
-        raise ValueError(f"repair table: starts do not divide {len(table.neighbours)} neighbours among {len(table.pixels)} pixels")
-    for name in ("pixels", "neighbours"):
-        indices = getattr(table, name)
-        if len(indices) and not 0 <= indices.min() <= indices.max() < frame_pixels:
-            raise ValueError(f"repair table: {name} reach from {indices.min()} to {indices.max()}; expected 0 to {frame_pixels - 1}")

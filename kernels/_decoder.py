@@ -11,6 +11,7 @@ from gpuio.engine import Decode
 from gpuio.kernels import _launch
 from gpuio.kernels._runtime import Buffer, Kernel, Runtime
 from gpuio.layout import Encoding
+from gpuio.prepare import check_maps, check_placements
 
 
 class CudaDecoder:
@@ -27,17 +28,16 @@ class CudaDecoder:
     def __init__(self, runtime: Runtime, compiled: Callable[[str, str], Kernel], buffers: Mapping[int, Buffer],
                  encoding: Encoding, placements: np.ndarray, frame_pixels: int, dtype: np.dtype,
                  dark: np.ndarray | None, gain: np.ndarray | None) -> None:
-        maps = {name: m for name, m in zip(("dark", "gain"), _maps(dark, gain, frame_pixels, dtype), strict=True) if m is not None}
+        self.limits = check_placements(encoding, placements, frame_pixels)
+        maps = {name: m for name, m in zip(("dark", "gain"), check_maps(dtype, frame_pixels, dark, gain), strict=True) if m is not None}
         variant = _launch.variant(encoding, dtype, dark="dark" in maps, gain="gain" in maps,
                                   map_dtype=next((m.dtype for m in maps.values()), None))
-        table = _launch.check_placements(placements, encoding, frame_pixels)
         self.runtime, self.buffers, self.kernel = runtime, buffers, compiled(variant.file, variant.expression)
         self.dtype, self.frame_pixels, self.lanes = dtype, frame_pixels, variant.lanes
-        self.spans = _launch.spans(table, encoding)
-        loose = _launch.entries(table, encoding, variant.lanes, variant.lanes - 1)
-        whole = _launch.begins_whole(table, frame_pixels, variant.lanes)
+        loose = _launch.entries(placements, encoding, variant.lanes, variant.lanes - 1)
+        whole = _launch.begins_whole(placements, frame_pixels, variant.lanes)
         #: For output that begins at a multiple of 16 bytes, and for output that does not.
-        self.entries = _launch.entries(table, encoding, variant.lanes, 0) if whole else loose, loose
+        self.entries = _launch.entries(placements, encoding, variant.lanes, 0) if whole else loose, loose
         self.call = np.zeros((), dtype=_launch.CALL)
         self.call["frame_pixels"], self.call["param"] = frame_pixels, encoding.param
         with runtime.active():
@@ -53,7 +53,7 @@ class CudaDecoder:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             A buffer is not of the form described.
         """
         return _Bound(self, staged, starts, out)
@@ -68,7 +68,10 @@ class _Bound:
         self._decoder, self._staged, self._starts, self._out = decoder, staged, starts, out
         self._buffer = decoder.buffers.get(runtime.address(staged))
         self._address, self._depth, self._size = runtime.address(out), len(out), int(staged.size)
-        self._least, self._most = -decoder.spans[:, 0], self._size - decoder.spans[:, 1]
+        limits = decoder.limits
+        self._least, self._most = -limits[:, 0], self._size - limits[:, 1]
+        unused = limits[:, 0] == limits[:, 1]
+        self._least[unused], self._most[unused] = np.iinfo(np.int64).min, np.iinfo(np.int64).max
         self._at_once = _launch.STARTS // starts.shape[1]
         self._call = decoder.call.copy()
         self._call["staged"], self._call["parts"] = runtime.address(staged), starts.shape[1]
@@ -78,16 +81,21 @@ class _Bound:
 
         Raises
         ------
+        IndexError
+            There are no such frames.
         ValueError
-            There are no such frames, or a frame reaches outside of the staged bytes: on the device such a read would cost
-            the process its CUDA context.
+            A frame reaches outside of the staged bytes: on the device such a read would cost the process its CUDA context.
         """
         if count < 0 or first < 0 or first + count > len(self._starts) or at < 0 or at + count > self._depth:
-            raise ValueError(f"frames {first}:{first + count} of {len(self._starts)} cannot go to {at}:{at + count} of {self._depth}")
+            raise IndexError(f"frames {first} to {first + count} into {at} to {at + count}: "
+                             f"there are {len(self._starts)} starts, and out holds {self._depth} frames")
         starts = self._starts[first:first + count]
         used = starts[:, :len(self._least)]
-        if not ((used >= self._least) & (used <= self._most)).all():
-            raise ValueError(f"frames {first}:{first + count} reach outside of the {self._size} staged bytes")
+        fits = (used >= self._least) & (used <= self._most)
+        if not fits.all():
+            bad = int(np.argmin(fits.all(axis=1)))
+            raise ValueError(f"frame {first + bad} starts at {starts[bad].tolist()}; expected starts from {self._least.tolist()} "
+                             f"to {self._most.tolist()} in {self._size} staged bytes")
         with self._decoder.runtime.active():
             for done in range(0, count, self._at_once):
                 self._launch(starts[done:done + self._at_once], at + done)
@@ -111,33 +119,20 @@ class _Bound:
 
 
 def _check(decoder: CudaDecoder, staged: Any, starts: np.ndarray, out: Any) -> None:
-    """Raise ValueError if a buffer is not of the form that `CudaDecoder.bind` asks for."""
+    """Raise if a buffer is not of the form that `CudaDecoder.bind` asks for."""
     if staged is None:
         raise ValueError("packed bytes in host memory cannot be decoded on a device; expected a buffer of CudaEngine.staging")
     if (staged.dtype != np.uint8 or staged.ndim != 1 or not staged.flags.c_contiguous or staged.size % _launch.VECTOR
             or decoder.runtime.address(staged) % _launch.VECTOR):
         raise ValueError(f"staged {staged.dtype}{list(staged.shape)} is not uint8[n] that starts at a multiple of 16 bytes, "
                          "n a multiple of 16, as CudaEngine.staging makes it")
-    if starts.dtype != np.int64 or starts.ndim != 2 or not 0 < starts.shape[1] <= _launch.STARTS:
-        raise ValueError(f"starts {starts.dtype}{list(starts.shape)} is not int64[frames, parts] with up to {_launch.STARTS} parts")
-    if starts.shape[1] < len(decoder.spans):
-        raise ValueError(f"starts is of {starts.shape[1]} parts; the placements name {len(decoder.spans)}")
-    if out.dtype != decoder.dtype or out.ndim != 2 or out.shape[1] != decoder.frame_pixels or not out.flags.c_contiguous:
-        raise ValueError(f"out {out.dtype}{list(out.shape)} is not {decoder.dtype}[depth, {decoder.frame_pixels}] in C order")
-
-
-def _maps(dark: np.ndarray | None, gain: np.ndarray | None, frame_pixels: int, dtype: np.dtype) -> list[np.ndarray | None]:
-    """The maps in one dtype: float32 if that loses nothing, since float64 maps double what has to be read."""
-    maps = [None if m is None else np.ascontiguousarray(m).ravel() for m in (dark, gain)]
-    given = [m for m in maps if m is not None]
-    if given and dtype not in (np.float32, np.float64):
-        raise TypeError(f"dark and gain need a floating output dtype; {dtype} was asked for")
-    for m in given:
-        if m.size != frame_pixels or m.dtype not in (np.float32, np.float64):
-            raise ValueError(f"a correction map of {m.dtype}[{m.size}] does not fit; expected float32 or float64[{frame_pixels}]")
-    with np.errstate(over="ignore"):
-        narrow = all(np.array_equal(m, m.astype(np.float32), equal_nan=True) for m in given)
-    return [None if m is None else m.astype(np.float32 if narrow else np.float64) for m in maps]
+    if starts.dtype != np.int64 or out.dtype != decoder.dtype:
+        raise TypeError(f"starts are {starts.dtype} and out is {out.dtype}; expected int64 and {decoder.dtype}")
+    if starts.ndim != 2 or not len(decoder.limits) <= starts.shape[1] <= _launch.STARTS:
+        raise ValueError(f"starts have shape {list(starts.shape)}; expected [frames, parts] with {len(decoder.limits)} "
+                         f"to {_launch.STARTS} parts")
+    if out.ndim != 2 or out.shape[1] != decoder.frame_pixels or not out.flags.c_contiguous:
+        raise ValueError(f"out has shape {list(out.shape)}; expected [depth, {decoder.frame_pixels}] in C order")
 
 
 def _padded(m: np.ndarray) -> np.ndarray:

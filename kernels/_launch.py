@@ -39,7 +39,8 @@ CALL = np.dtype([
     ("frames", "i4"), ("parts", "i4"), ("entries", ENTRY, ENTRIES), ("starts", "i8", STARTS),
 ])
 REPAIR_CALL = np.dtype([
-    ("out", "u8"), ("pixels", "u8"), ("starts", "u8"), ("neighbours", "u8"), ("n", "i8"), ("frames", "i8"), ("frame_pixels", "i8"),
+    ("out", "u8"), ("pixels", "u8"), ("starts", "u8"), ("neighbours", "u8"),
+    ("n", "i8"), ("frames", "i8"), ("frame_pixels", "i8"), ("items", "i8"),
 ])
 
 #: dtypes that kernels read and write, and their names in CUDA.
@@ -128,52 +129,8 @@ def source(file: str) -> str:
     return re.sub(r'^#include "(.+)"$', lambda m: (folder / m[1]).read_text(encoding="utf-8"), text, flags=re.MULTILINE)
 
 
-def check_placements(placements: np.ndarray, encoding: Encoding, frame_pixels: int) -> np.ndarray:
-    """The placements that place pixels, as a new table.
-
-    Raises
-    ------
-    ValueError
-        A number that cannot be, or a pixel outside of the frame.
-    """
-    table = np.array(placements, dtype=np.int64, ndmin=2).reshape(-1, 12)
-    counts = table[:, [PIXELS, REPEATS, ROWS]]
-    if len(table) and (np.abs(table).max() >= 1 << 46 or counts.max() >= 1 << 31 or counts.min() < 0
-                       or table[:, [SKIPPED, PART]].min() < 0 or table[:, SKIPPED].max() >= 1 << 30):
-        raise ValueError("placements: a count, part or number of skipped pixels is negative, or a number too large")
-    table = table[(table[:, PIXELS] > 0) & (table[:, REPEATS] > 0) & (table[:, ROWS] > 0)]
-    way = np.where(table[:, REVERSED] != 0, -1, 1)
-    # As real numbers first: the products of a corrupt table could wrap around.
-    for step, rep in ((ROW_SRC, REP_SRC), (ROW_POS, REP_POS)):
-        reach = np.abs((table[:, ROWS] - 1.0) * table[:, step]) + np.abs((table[:, REPEATS] - 1.0) * table[:, rep])
-        if (reach >= 2.0 ** 60).any():
-            raise ValueError("placements: rows or repeats reach further than any frame does")
-    ends = [(table[:, PIXELS] - 1) * way, (table[:, REPEATS] - 1) * table[:, REP_POS], (table[:, ROWS] - 1) * table[:, ROW_POS]]
-    low = table[:, POS] + sum(np.minimum(end, 0) for end in ends)
-    high = table[:, POS] + sum(np.maximum(end, 0) for end in ends)
-    if len(table) and (low.min() < 0 or high.max() >= frame_pixels):
-        raise ValueError(f"placements reach from pixel {low.min()} to {high.max()}; expected 0 to {frame_pixels - 1}")
-    return table
-
-
-def spans(table: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """Bytes that `table` takes from each part, relative to its start: int64[parts, 2], first and one past the last."""
-    groups = -(-(table[:, SKIPPED] + table[:, PIXELS]) // encoding.group_pixels)
-    ends = [(table[:, REPEATS] - 1) * table[:, REP_SRC], (table[:, ROWS] - 1) * table[:, ROW_SRC], np.int64(encoding.param)]
-    first = table[:, SRC] + table[:, SKIPPED] // encoding.group_pixels * encoding.group_bytes
-    low = first + sum(np.minimum(end, 0) for end in ends)
-    high = table[:, SRC] + groups * encoding.group_bytes + sum(np.maximum(end, 0) for end in ends)
-    parts = int(table[:, PART].max(initial=-1)) + 1
-    result = np.zeros((parts, 2), dtype=np.int64)
-    for part in range(parts):
-        mine = table[:, PART] == part
-        if mine.any():
-            result[part] = low[mine].min(), high[mine].max()
-    return result
-
-
 def entries(table: np.ndarray, encoding: Encoding, lanes: int, slack: int) -> np.ndarray:
-    """`table` (of `check_placements`) as `ENTRY` records, runs joined where nothing lies between them.
+    """A checked placement table as `ENTRY` records, runs joined where nothing lies between them.
 
     Parameters
     ----------

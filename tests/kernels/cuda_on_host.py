@@ -12,7 +12,7 @@ import mmap
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,7 @@ def aligned(n_bytes: int, alignment: int = 16, offset: int = 0) -> np.ndarray:
     return memory[start:start + n_bytes]
 
 
+@contextmanager
 def fenced(n_bytes: int) -> Iterator[np.ndarray]:
     """uint8[n_bytes] between unreadable pages: one before its first page, one right behind its last byte."""
     page = mmap.PAGESIZE
