@@ -42,7 +42,7 @@ class Reader(Protocol):
         """
 
     def close(self) -> None:
-        """Close the files; reads of other threads are finished first. Closing twice is fine."""
+        """Close the files; one that another thread is reading from, as soon as it is done. Closing twice is fine."""
 
     def __enter__(self) -> Self: ...
 
