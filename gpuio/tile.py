@@ -123,9 +123,9 @@ class DataTile:
         shape = self.data.shape
         return self.data.reshape(shape[0], math.prod(shape[1:]))
 
-    def reshape(self, *shape: Any, order: str = "C") -> Any:
+    def reshape(self, shape: Any, *further: int, order: str = "C") -> Any:
         """The pixels as an array of a new shape, given as a tuple or as separate numbers; as NumPy's ``reshape``."""
-        return self.data.reshape(*shape, order=order)
+        return self.data.reshape((shape, *further) if further else shape, order=order)
 
     def copy(self) -> DataTile:
         """The same tile with pixels of its own, which stay valid."""
