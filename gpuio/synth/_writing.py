@@ -70,8 +70,13 @@ def exact(stack: np.ndarray, dtype: Any) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     with np.errstate(invalid="ignore", over="ignore"):
-        result = np.ascontiguousarray(stack, dtype=dtype)
-    if not np.can_cast(stack.dtype, dtype, "safe") and not np.array_equal(result.astype(stack.dtype), stack):
-        changed = stack[result.astype(stack.dtype) != stack].flat[0]
-        raise DataSetException(f"value {changed} cannot be written as {dtype}")
+        values = stack.real if dtype.kind != "c" and not np.any(stack.imag) else stack
+        if values.dtype.kind == "c" and dtype.kind != "c":
+            raise DataSetException(f"value {stack[stack.imag != 0].flat[0]} cannot be written as {dtype}")
+        result = np.ascontiguousarray(values, dtype=dtype)
+        back = (result if values.dtype.kind == "c" else result.real).astype(values.dtype)
+    if not np.can_cast(values.dtype, dtype, "safe"):
+        changed = (back != values) & ((back == back) | (values == values))      # NaN may stay NaN
+        if changed.any():
+            raise DataSetException(f"value {values[changed].flat[0]} cannot be written as {dtype}")
     return result

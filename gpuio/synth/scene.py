@@ -165,7 +165,7 @@ class Scene(_Frames):
                 frame[...] = np.rint(frame * inverse_gain + dark)
         np.minimum(out, self._top, out=out)
         if len(self._stuck):
-            flat = out.reshape(len(out), -1)
+            flat = out.reshape(len(out), math.prod(self.sig_shape))
             flat[:, self._stuck[::2]] = 0
             flat[:, self._stuck[1::2]] = self._top
 
