@@ -1,0 +1,193 @@
+"""The loop that all encodings share, and how a variant of it is compiled and cached.
+
+A variant is one encoding, source and output dtype, and set of maps. The loop is plain Python that numba compiles; a
+variant has globals of its own, in which `forward` and `backward` are the intrinsics of `_step`. It checks starts against
+the staged bytes and nothing else: table and maps were checked by `gpuio.prepare`.
+
+Shape, and why:
+
+- **bands** of rows are outside of the frames, so that maps, or stored rows that several entries share, stay in the cache;
+- the rest of a run that is no whole step is one step that overlaps the one before (the same values are written twice);
+  only where a group is cut, or the run is shorter than a step, is a step masked. No byte behind a run's last group is
+  ever read, so mapped files need no padding;
+- runs of a single step (K2IS blocks) have the longer of rows and repeats inside, and get run length and repeats compiled
+  in, which lets LLVM unroll them (measured: +15 %; longer runs gain nothing from it).
+
+numba's cache knows neither globals nor imported modules, so the qualified name of a variant holds all that matters, and a
+hash of the sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import threading
+import types as python_types
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from gpuio.cpu_fallback._step import KINDS, make_step, size_of
+from gpuio.cpu_fallback._vectors import I64, Unpacker
+from gpuio.layout import PART, PIXELS, PLACEMENT_COLUMNS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC
+
+COLUMNS = len(PLACEMENT_COLUMNS)
+
+# Globals of a variant; `compile_variant` puts its own in their place.
+OUT_BYTES = STEP = STEP_BYTES = GROUP = ONE_STEP = KNOWN_REPEATS = 0
+forward: Any = None
+forward_part: Any = None
+backward: Any = None
+backward_part: Any = None
+
+
+def _at(typing: Any, table: Any, i: Any) -> Any:
+    """``table[i]`` of int64 at an address."""
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.load(b.gep(b.inttoptr(args[0], I64.as_pointer()), [args[1]], source_etype=I64))
+
+    return types.int64(types.int64, types.int64), emit
+
+
+at: Any = intrinsic(_at)
+
+
+def loop(src: int, starts: int, frames: int, parts: int, limits: int, n_limits: int, table: int, entries: int, height: int,
+         band: int, out: int, dark: int, gain: int, frame_pixels: int, param: int) -> int:
+    """Decode; all arguments are int64, the first of each group an address.
+
+    Returns -1, or the number of the frame whose start lies outside of `limits` (int64[n_limits, 2], lowest and highest
+    start of each part); then nothing has been decoded.
+    """
+    for f in range(frames):
+        for p in range(n_limits):
+            start = at(starts, f * parts + p)
+            if start < at(limits, 2 * p) or start > at(limits, 2 * p + 1):
+                return f
+    for y0 in range(0, height, band):
+        for f in range(frames):
+            to = out + f * frame_pixels * OUT_BYTES
+            for k in range(0, entries * COLUMNS, COLUMNS):
+                repeats = KNOWN_REPEATS if KNOWN_REPEATS else at(table, k + REPEATS)
+                rep_src = at(table, k + REP_SRC)
+                rep_pos = at(table, k + REP_POS)
+                row_src = at(table, k + ROW_SRC)
+                row_pos = at(table, k + ROW_POS)
+                skipped = at(table, k + SKIPPED)
+                flip = at(table, k + REVERSED)
+                way = -1 if flip else 1
+                rows = min(y0 + band, at(table, k + ROWS)) - y0
+                # Positions and addresses are those of the run's first group; `skipped` pixels of it are left out.
+                ps = src + at(starts, f * parts + at(table, k + PART)) + at(table, k + SRC) + y0 * row_src
+                q = at(table, k + POS) + y0 * row_pos - way * skipped
+                end = STEP if ONE_STEP else skipped + at(table, k + PIXELS)
+                head = 0 if ONE_STEP else min(skipped, 1)                       # the first step is masked
+                whole = max(0, end // STEP - head)                              # steps that need no mask
+                rest = end % STEP if end > STEP or head == 0 else 0
+                overlaps = rest > 0 and end - skipped >= STEP and end % GROUP == 0
+                if whole > 1:
+                    for y in range(rows):
+                        for r in range(repeats):
+                            s = ps + head * STEP_BYTES + y * row_src + r * rep_src
+                            d = q + way * head * STEP + y * row_pos + r * rep_pos
+                            if flip:
+                                for j in range(whole):
+                                    backward(s + j * STEP_BYTES, d - j * STEP, to, dark, gain, 0, 0, param)
+                            else:
+                                for j in range(whole):
+                                    forward(s + j * STEP_BYTES, d + j * STEP, to, dark, gain, 0, 0, param)
+                for last in range(0 if whole == 1 else 1, 2 if overlaps else 1):    # one step a run: the only one, or the rest
+                    x = end - STEP if last else head * STEP
+                    s = ps + x // GROUP * (STEP_BYTES // (STEP // GROUP))
+                    d = q + way * x
+                    n_inner, s_inner, d_inner, n_outer, s_outer, d_outer = repeats, rep_src, rep_pos, rows, row_src, row_pos
+                    if repeats == 1:
+                        n_inner, s_inner, d_inner, n_outer = rows, row_src, row_pos, 1
+                    for y in range(n_outer):
+                        if flip:
+                            for r in range(n_inner):
+                                backward(s + y * s_outer + r * s_inner, d + y * d_outer + r * d_inner, to, dark, gain, 0, 0, param)
+                        else:
+                            for r in range(n_inner):
+                                forward(s + y * s_outer + r * s_inner, d + y * d_outer + r * d_inner, to, dark, gain, 0, 0, param)
+                if head or (rest and not overlaps):
+                    for y in range(rows):
+                        for r in range(repeats):
+                            for last in range(1 - head, 2 if rest and not overlaps else 1):
+                                x = end // STEP * last
+                                s = ps + y * row_src + r * rep_src + x * STEP_BYTES
+                                d = q + y * row_pos + r * rep_pos + way * x * STEP
+                                low = 0 if last else skipped
+                                high = rest if last else min(STEP, end)
+                                if flip:
+                                    backward_part(s, d, to, dark, gain, low, high, param)
+                                else:
+                                    forward_part(s, d, to, dark, gain, low, high, param)
+    return -1
+
+
+ARGUMENTS = loop.__code__.co_argcount
+SIGNATURE = types.int64(*[types.int64] * ARGUMENTS)
+_lock = threading.Lock()
+
+
+def jit(function: Any, signature: Any = None) -> Any:
+    """Compile without the GIL and keep the machine code on disk, or only in memory where that fails.
+
+    numba raises if no folder for its cache can be written, and does not survive a full disk or a damaged cache file.
+    """
+    decorate: Callable[..., Any] = functools.partial(numba.njit, *([] if signature is None else [signature]), nogil=True)
+    try:
+        return decorate(cache=True)(function)
+    except Exception:       # an error that is not the cache's comes again
+        return decorate()(function)
+
+
+def find(module: str, name: str, dtype: np.dtype) -> Unpacker:
+    """The `Unpacker` that the table of encodings names."""
+    unpacker: Unpacker = getattr(importlib.import_module(f"gpuio.cpu_fallback.{module}"), name)(dtype)
+    return unpacker
+
+
+def variant_name(unpacker: Unpacker, target: str, maps: str, one_step: bool, repeats: int) -> str:
+    """All that machine code depends on: the variant and the sources it is made from."""
+    module = type(unpacker).__module__.rpartition(".")[2]
+    digest = hashlib.sha256()
+    for source in ("_vectors", "_step", "_driver", module):
+        digest.update(resources.files("gpuio.cpu_fallback").joinpath(f"{source}.py").read_bytes())
+    digest.update(repr(PLACEMENT_COLUMNS).encode())
+    parts = [module, unpacker.dtype.str[1:], target, maps or "none", f"x{repeats}" if one_step else "any", digest.hexdigest()[:12]]
+    return "_".join(parts)
+
+
+def compile_variant(unpacker: Unpacker, target: str, maps: str, one_step: bool, repeats: int) -> Any:
+    """The loop as machine code: from this process, from disk, or compiled (about a second).
+
+    Parameters
+    ----------
+    target, maps
+        As for `_step.make_step`.
+    one_step, repeats
+        Compile in that all runs are of one step, and how often they repeat (0: unknown).
+    """
+    name = variant_name(unpacker, target, maps, one_step, repeats)
+    with _lock:             # else threads that start together compile the same thing
+        if name not in _compiled:
+            own = {**globals(), "OUT_BYTES": size_of(KINDS[target]), "STEP": unpacker.step, "STEP_BYTES": unpacker.step_bytes,
+                   "GROUP": unpacker.group_pixels, "ONE_STEP": int(one_step), "KNOWN_REPEATS": repeats}
+            for backward_too, word in ((False, "forward"), (True, "backward")):
+                own[word] = make_step(unpacker, target, maps, backward_too, partial=False)
+                own[f"{word}_part"] = make_step(unpacker, target, maps, backward_too, partial=True)
+            function = python_types.FunctionType(loop.__code__, own)
+            function.__module__, function.__qualname__ = __name__, name
+            _compiled[name] = jit(function, SIGNATURE)
+        return _compiled[name]
+
+
+_compiled: dict[str, Any] = {}

@@ -1,0 +1,23 @@
+"""Repair of excluded pixels: the mean of their neighbours, which are never excluded themselves, so order does not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuio.cpu_fallback._driver import jit
+
+
+def _repair(values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, neighbours: np.ndarray, items: int) -> None:
+    """In place on real[frames, n * items], where a pixel is `items` (complex: 2) values side by side."""
+    for frame in range(values.shape[0]):
+        for i in range(pixels.shape[0]):
+            count = starts[i + 1] - starts[i]
+            if count:
+                for item in range(items):
+                    total = 0.0                     # float64, in the order of the table
+                    for k in range(starts[i], starts[i + 1]):
+                        total += values[frame, neighbours[k] * items + item]
+                    values[frame, pixels[i] * items + item] = total / count
+
+
+repair = jit(_repair)

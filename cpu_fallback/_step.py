@@ -1,0 +1,162 @@
+"""One step of pixels: load, unpack, convert, correct, store. The intrinsic that the loop of `_driver` is built around.
+
+Conversion is NumPy's ``astype``: integers wrap, integers become reals with a single rounding, reals are truncated towards
+zero. What a real out of an integer's range becomes is left open by NumPy; here it saturates at 32 or 64 bits and then
+wraps, a NaN becomes 0, so that no input is undefined behaviour.
+
+Corrections are ``(value - dark) * gain`` as if in float64 and rounded once. A single operation on float32 operands gives
+those bits in float32 arithmetic, too (53 >= 2 * 24 + 2), so one map alone is cheap. No fast-math flag is set, so nothing
+is contracted or reordered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from gpuio.cpu_fallback._vectors import F32, F64, I8, I32, I64, Unpacker, const, shuffle, splat
+
+#: LLVM's types of output and maps, by NumPy's names. LLVM's integers have no sign.
+KINDS = {**{f"{sign}{n}": ir.IntType(8 * n) for sign in "ui" for n in (1, 2, 4, 8)}, "f4": F32, "f8": F64}
+
+
+def size_of(element: Any) -> int:
+    """Bytes of a lane."""
+    return {F32: 4, F64: 8}[element] if element in (F32, F64) else element.width // 8
+
+
+def suffix(vector: Any) -> str:
+    """How LLVM calls a vector type in the names of its intrinsics."""
+    element = vector.element
+    return f"v{vector.count}" + (f"f{8 * size_of(element)}" if element in (F32, F64) else f"i{element.width}")
+
+
+def call(b: Any, name: str, result: Any, *args: Any) -> Any:
+    """Call an intrinsic of LLVM."""
+    kind = ir.FunctionType(result, [a.type for a in args])
+    return b.call(b.module.globals.get(name) or ir.Function(b.module, kind, name), args)
+
+
+def convert(b: Any, v: Any, source: np.dtype, target: str) -> Any:
+    """Lanes as `Unpacker.unpack` returns them, of dtype `source`, as lanes of dtype `target`."""
+    element = KINDS[target]
+    to, width = ir.VectorType(element, v.type.count), v.type.element.width
+    real = element in (F32, F64)
+    if source.kind == "f":
+        stored = F32 if width == 32 else F64
+        v = b.bitcast(v, ir.VectorType(stored, v.type.count))
+        if stored == element:
+            return v
+        if real:
+            return b.fptrunc(v, to) if element == F32 else b.fpext(v, to)
+        return _truncate(b, v, target, to)
+    if width == 1:
+        one, zero = (1.0, 0.0) if real else (1, 0)
+        return b.select(v, const(element, [one] * to.count), const(element, [zero] * to.count))
+    signed = source.kind == "i"
+    if real:
+        return (b.sitofp if signed else b.uitofp)(v, to)
+    if width < element.width:
+        return (b.sext if signed else b.zext)(v, to)
+    return v if width == element.width else b.trunc(v, to)
+
+
+def _truncate(b: Any, v: Any, target: str, to: Any) -> Any:
+    """Reals to integers by way of int32 or int64, as processors do, so that values just out of range wrap."""
+    way = I32 if to.element.width < 32 else I64
+    wide = ir.VectorType(way, to.count)
+    sign = "u" if target == "u8" else "s"
+    v = call(b, f"llvm.fpto{sign}i.sat.{suffix(wide)}.{suffix(v.type)}", wide, v)
+    return v if wide == to else b.trunc(v, to)
+
+
+def correct(b: Any, v: Any, dark: Any, gain: Any) -> Any:
+    """Subtract and multiply vectors of maps where there are any."""
+    to, maps = v.type, [m for m in (dark, gain) if m is not None]
+    inner = to if len(maps) == 1 and maps[0].type == to else ir.VectorType(F64, to.count)
+
+    def wide(x: Any) -> Any:
+        return x if x.type == inner else b.fpext(x, inner)
+
+    result = wide(v)
+    if dark is not None:
+        result = b.fsub(result, wide(dark))
+    if gain is not None:
+        result = b.fmul(result, wide(gain))
+    return result if result.type == to else b.fptrunc(result, to)
+
+
+def load(b: Any, address: Any, vector: Any, mask: Any) -> Any:
+    """A vector from any address; with a mask, only the lanes that it names are touched."""
+    pointer = b.inttoptr(address, vector.as_pointer())
+    if mask is not None:
+        return call(b, f"llvm.masked.load.{suffix(vector)}.p0", vector, pointer, I32(1), mask, ir.Constant(vector, ir.Undefined))
+    value = b.load(pointer)
+    value.align = 1
+    return value
+
+
+def store(b: Any, value: Any, address: Any, mask: Any) -> None:
+    """The reverse of `load`."""
+    pointer = b.inttoptr(address, value.type.as_pointer())
+    if mask is not None:
+        call(b, f"llvm.masked.store.{suffix(value.type)}.p0", ir.VoidType(), value, pointer, I32(1), mask)
+    else:
+        b.store(value, pointer).align = 1
+
+
+def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partial: bool) -> Any:
+    """The intrinsic ``step(src, position, out, dark, gain, low, high, param)``: a step that is read at `src`.
+
+    Parameters
+    ----------
+    target
+        Output dtype: u1 ... u8, i1 ... i8, f4, f8.
+    maps
+        "" or the maps' dtype and which there are: "f4d", "f8g", "f4dg" ...
+    backward
+        The first pixel goes to `position` and further ones before it; else behind it.
+    partial
+        Only pixels ``low <= k < high`` of the step are stored, and only the groups up to `high` are read.
+    """
+    source, element = unpacker.dtype, KINDS[target]
+    step_bytes, group_bytes, group_pixels = unpacker.step_bytes, unpacker.group_bytes, unpacker.group_pixels
+
+    def step(typing: Any, src: Any, position: Any, out: Any, dark: Any, gain: Any, low: Any, high: Any, param: Any) -> Any:
+        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            src, position, out, dark, gain, low, high, param = args
+            readable = b.mul(b.udiv(b.add(high, I64(group_pixels - 1)), I64(group_pixels)), I64(group_bytes)) if partial else None
+
+            def get(distance: Any = None) -> Any:
+                mask = b.icmp_unsigned("<", const(I64, range(step_bytes)), splat(b, readable, step_bytes)) if partial else None
+                return load(b, src if distance is None else b.add(src, distance), ir.VectorType(I8, step_bytes), mask)
+
+            first = 0
+            for v in unpacker.unpack(b, get, param):
+                v = convert(b, v, source, target)
+                count = v.type.count
+                order = list(range(count))[::-1 if backward else 1]
+                if backward:
+                    v = shuffle(b, v, order)
+                mask = None
+                if partial:
+                    pixels = const(I64, [first + i for i in order])
+                    mask = b.and_(b.icmp_signed(">=", pixels, splat(b, low, count)), b.icmp_signed("<", pixels, splat(b, high, count)))
+                lowest = b.add(position, I64(-first - count + 1 if backward else first))
+                if maps:
+                    of_maps = ir.VectorType(KINDS[maps[:2]], count)
+                    dark_v, gain_v = (
+                        load(b, b.add(base, b.mul(lowest, I64(size_of(of_maps.element)))), of_maps, mask) if letter in maps else None
+                        for letter, base in (("d", dark), ("g", gain)))
+                    v = correct(b, v, dark_v, gain_v)
+                store(b, v, b.add(out, b.mul(lowest, I64(size_of(element)))), mask)
+                first += count
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 8), emit
+
+    return intrinsic(step)

@@ -1,0 +1,24 @@
+"""plain: items of a NumPy dtype as the host stores them (little-endian)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from gpuio.cpu_fallback._vectors import Get, Unpacker, lanes
+
+
+class Plain(Unpacker):
+    """Each pixel is an item of `dtype`."""
+
+    dtypes = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
+    group_pixels = 1
+
+    def __init__(self, dtype: np.dtype) -> None:
+        super().__init__(dtype)
+        self.group_bytes = dtype.itemsize
+
+    def unpack(self, b: Any, get: Get, param: Any) -> list[Any]:
+        return [lanes(b, get(), ir.IntType(8 * self.group_bytes))]

@@ -1,0 +1,151 @@
+"""What every engine checks before it prepares a decoder, so that its loop need not check anything.
+
+A placement table that passes here names only pixels of the frame, each of them once, and says which bytes it needs; a
+loop that keeps to the table can neither write outside of a frame nor run on for ever, whatever a corrupt file claims.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuio.engine import RepairTable
+from gpuio.layout import (
+    PART,
+    PIXELS,
+    PLACEMENT_COLUMNS,
+    POS,
+    REP_POS,
+    REP_SRC,
+    REPEATS,
+    REVERSED,
+    ROW_POS,
+    ROW_SRC,
+    ROWS,
+    SKIPPED,
+    SRC,
+    Encoding,
+)
+
+#: Byte and pixel distances in a table must stay below this, so that no sum of them leaves int64.
+_FARTHEST = 1 << 60
+
+
+def check_placements(encoding: Encoding, placements: np.ndarray, frame_pixels: int) -> np.ndarray:
+    """Check a placement table against the frame.
+
+    Parameters
+    ----------
+    placements : int64[entries, 12]
+        Columns as in `gpuio.layout.PLACEMENT_COLUMNS`.
+
+    Returns
+    -------
+    int64[parts, 2]
+        Bytes that the table needs of each part, first and one past the last, relative to the part's start. A part that
+        is not used needs none: (0, 0).
+
+    Raises
+    ------
+    ValueError
+        A row that reaches outside of the frame, a nonsensical entry, or more pixels than the frame has.
+    """
+    table = np.asarray(placements)
+    if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != len(PLACEMENT_COLUMNS):
+        raise ValueError(f"placements are {table.dtype}{list(table.shape)}; expected int64[entries, {len(PLACEMENT_COLUMNS)}]")
+    if not len(table):
+        return np.zeros((1, 2), dtype=np.int64)
+    group_bytes, group_pixels = encoding.group_bytes, encoding.group_pixels
+    pixels, rows, repeats, skipped = (table[:, column] for column in (PIXELS, ROWS, REPEATS, SKIPPED))
+    _refuse(table, (pixels < 1) | (rows < 1) | (repeats < 1), "has no pixels, rows or repeats")
+    _refuse(table, (skipped < 0) | (skipped >= group_pixels), f"skips pixels beyond its first group of {group_pixels}")
+    _refuse(table, (table[:, REVERSED] & ~1) != 0, "has a flag `reversed` that is neither 0 nor 1")
+    _refuse(table, (table[:, PART] < 0) | (table[:, PART] > 255), "belongs to a part that is not in 0 ... 255")
+
+    # In float64 first: it cannot wrap around, and is exact enough to tell the absurd from the possible.
+    size = np.abs(table.astype(np.float64))
+    far = np.maximum.reduce([
+        size[:, SRC] + size[:, ROWS] * size[:, ROW_SRC] + size[:, REPEATS] * size[:, REP_SRC]
+        + (size[:, PIXELS] + group_pixels) * group_bytes + abs(encoding.param),
+        size[:, POS] + size[:, ROWS] * size[:, ROW_POS] + size[:, REPEATS] * size[:, REP_POS] + size[:, PIXELS],
+        size[:, ROWS] * size[:, REPEATS] * size[:, PIXELS],
+    ])
+    _refuse(table, far >= _FARTHEST, "has distances that no file can have")
+
+    run = np.where(table[:, REVERSED] == 1, 1 - pixels, pixels - 1)
+    row, repeat = (rows - 1) * table[:, ROW_POS], (repeats - 1) * table[:, REP_POS]
+    first = table[:, POS] + np.minimum(run, 0) + np.minimum(row, 0) + np.minimum(repeat, 0)
+    last = table[:, POS] + np.maximum(run, 0) + np.maximum(row, 0) + np.maximum(repeat, 0)
+    _refuse(table, (first < 0) | (last >= frame_pixels), f"reaches outside of the frame of {frame_pixels} pixels")
+    total = float((size[:, ROWS] * size[:, REPEATS] * size[:, PIXELS]).sum())
+    if total > frame_pixels:
+        raise ValueError(f"placements name {total:.0f} pixels; expected at most the {frame_pixels} of the frame, each once")
+
+    groups = -(-(skipped + pixels) // group_pixels)
+    row, repeat = (rows - 1) * table[:, ROW_SRC], (repeats - 1) * table[:, REP_SRC]
+    low = table[:, SRC] + np.minimum(row, 0) + np.minimum(repeat, 0) + min(encoding.param, 0)
+    high = table[:, SRC] + np.maximum(row, 0) + np.maximum(repeat, 0) + groups * group_bytes + max(encoding.param, 0)
+    limits = np.zeros((int(table[:, PART].max()) + 1, 2), dtype=np.int64)
+    for part in np.unique(table[:, PART]):
+        mine = table[:, PART] == part
+        limits[part] = low[mine].min(), high[mine].max()
+    return limits
+
+
+def check_maps(dtype: np.dtype, frame_pixels: int, dark: Any, gain: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Dark and gain as flat C-ordered maps of one dtype: float32 if that loses nothing, else float64.
+
+    Maps of float32 are half the traffic, and where there is one map only, float32 arithmetic gives the same bits as
+    float64 rounded once.
+
+    Raises
+    ------
+    TypeError
+        Maps that are not float32 or float64, or an output `dtype` that cannot hold corrected pixels.
+    ValueError
+        A map of another size than the frame.
+    """
+    maps = {name: np.asarray(m) for name, m in (("dark", dark), ("gain", gain)) if m is not None}
+    if maps and dtype.kind not in "fc":
+        raise TypeError(f"corrections need a real or complex dtype; {dtype} was asked for")
+    for name, m in maps.items():
+        if m.dtype not in (np.float32, np.float64):
+            raise TypeError(f"{name} is {m.dtype}; expected float32 or float64")
+        if m.size != frame_pixels:
+            raise ValueError(f"{name} has {m.size} pixels; expected {frame_pixels}, as the frame")
+    narrow = all(m.dtype == np.float32 or _is_narrow(m) for m in maps.values())
+    flat = {name: np.ascontiguousarray(m, dtype=np.float32 if narrow else np.float64).ravel() for name, m in maps.items()}
+    return flat.get("dark"), flat.get("gain")
+
+
+def check_repair(out: Any, table: RepairTable) -> None:
+    """Check what is to be repaired: real or complex [frames, pixels] in C order, and indices inside of a frame.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Otherwise.
+    """
+    if out.dtype.kind not in "fc" or not out.dtype.isnative:
+        raise TypeError(f"repair of {out.dtype}; expected a real or complex dtype")
+    if out.ndim != 2 or not out.flags.c_contiguous:
+        raise ValueError(f"repair of an array of shape {list(out.shape)}; expected [frames, pixels] in C order")
+    pixels, starts, neighbours = table.pixels, table.starts, table.neighbours
+    if len(starts) != len(pixels) + 1 or starts[0] != 0 or starts[-1] != len(neighbours) or (np.diff(starts) < 0).any():
+        raise ValueError(f"repair table: starts of {len(pixels)} pixels do not divide {len(neighbours)} neighbours")
+    for name, index in (("pixel", pixels), ("neighbour", neighbours)):
+        if len(index) and not 0 <= index.min() <= index.max() < out.shape[1]:
+            raise ValueError(f"repair table: a {name} lies outside of the frame of {out.shape[1]} pixels")
+
+
+def _is_narrow(m: np.ndarray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool((m == m.astype(np.float32)).all())
+
+
+def _refuse(table: np.ndarray, bad: np.ndarray, why: str) -> None:
+    if bad.any():
+        at = int(np.argmax(bad))
+        entry = ", ".join(f"{name}={value}" for name, value in zip(PLACEMENT_COLUMNS, table[at].tolist(), strict=True))
+        raise ValueError(f"placement {at} {why}: {entry}")
