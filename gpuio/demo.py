@@ -109,7 +109,7 @@ def report(result: dict[str, Any]) -> None:
     facts.add_row("streamed as", f"{result['output_dtype']} with {' and '.join(result['corrections'])}, on {result['device']}")
     facts.add_row("read by", result["transport"])
     facts.add_row("checked", f"{result['frames_checked']} frames equal the truth, every pixel")
-    facts.add_row("very first tile", f"after {result['first_tile_after_start_s']:.2f} s, imports and compiling included")
+    facts.add_row("very first tile", f"after {result['first_tile_after_start_s']:.2f} s, with imports and, the first time, compiling")
     facts.add_row("pictures", ", ".join(result["pictures"]))
     limits = list(result["streams"][0]["limits_GB_per_s"])
     rates = Table(title="GB of packed bytes per second, and gpuio's share of what this machine does at best", title_justify="left")
