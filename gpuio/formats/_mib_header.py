@@ -17,6 +17,8 @@ from gpuio.source import Source
 MAGIC = b"MQ1,"
 STREAM_PREFIX = re.compile(rb"MPX,\d{10},MQ1")
 
+#: The first three fields of a header, sequence number and header length among them, need less.
+MAX_FIELD_BYTES = 64
 #: Read at once for a header; longer ones are read again.
 USUAL_HEADER_BYTES = 4096
 MAX_HEADER_BYTES = 1 << 20
@@ -34,7 +36,15 @@ DACS_PER_CHIP = 27
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """The header of one frame; what it does not say is None or empty. Depth is in bit, thresholds are in keV."""
+    """The header of one frame.
+
+    Attributes
+    ----------
+    depth
+        Counter depth in bit; None in old files.
+    text
+        The whole header without its padding.
+    """
 
     sequence: int
     header_bytes: int
@@ -44,32 +54,36 @@ class FrameHeader:
     pixel_type: str
     chip_layout: str
     depth: int | None
-    exposure_s: float | None
-    time_local: str | None
-    time_utc: str | None
-    chip_select: int | None
-    counter: int | None
-    is_colour: bool | None
-    gain_mode: str | None
-    thresholds: tuple[float, ...]
-    dacs: tuple[tuple[int, ...], ...]
+    text: str
 
     def difference(self, other: FrameHeader) -> str | None:
         """What keeps frames with these headers from belonging to one data set, as "<what> <here>; expected <there>"."""
         for name, what in FORM.items():
             mine, expected = getattr(self, name), getattr(other, name)
             if mine != expected:
-                return f"{what} {mine}; expected {expected}"
+                return f"{what} {mine!r}; expected {expected!r}"
         return None
+
+    @property
+    def time_utc(self) -> str | None:
+        """When the frame was taken, ISO 8601 with ns."""
+        return _at(_extension(self.text), 0) or None
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the header says about the experiment; keys without a value are left out."""
+        fields, extension = _fields(self.text), _extension(self.text)
+        shutter = re.fullmatch(r"([0-9]{1,18})ns", _at(extension, 1))
+        gain, select = _integer(_at(fields, 13)), _at(fields, 8)
         found = {
-            "pixel_type": self.pixel_type, "chip_layout": self.chip_layout, "n_chips": self.n_chips, "chip_select": self.chip_select,
-            "counter_depth_bit": self.depth, "counter": self.counter, "is_colour": self.is_colour, "gain_mode": self.gain_mode,
-            "exposure_s": self.exposure_s, "thresholds_keV": list(self.thresholds), "dacs": [list(chip) for chip in self.dacs],
-            "time_local": self.time_local, "time_utc_first": self.time_utc, "header_bytes": self.header_bytes,
+            "pixel_type": self.pixel_type, "chip_layout": self.chip_layout, "n_chips": self.n_chips,
+            "chip_select": int(select, 16) if re.fullmatch("[0-9A-Fa-f]{1,8}", select) else None,
+            "counter_depth_bit": self.depth, "counter": _integer(_at(fields, 11)),
+            "is_colour": {"0": False, "1": True}.get(_at(fields, 12)),
+            "gain_mode": GAIN_MODES[gain] if gain is not None and gain < len(GAIN_MODES) else None,
+            "exposure_s": int(shutter[1]) / 1e9 if shutter else _real(_at(fields, 10)),
+            "thresholds_keV": _thresholds(fields[14:22]), "dacs": _dacs(fields),
+            "time_local": _at(fields, 9) or None, "time_utc_first": self.time_utc, "header_bytes": self.header_bytes,
         }
         return {key: value for key, value in found.items() if value is not None and value != []}
 
@@ -95,27 +109,18 @@ def parse_header(raw: bytes, path: str, offset: int = 0) -> FrameHeader:
     header_bytes = _header_bytes(raw, where)
     if header_bytes > len(raw):
         raise TruncatedFile(f"{where}: the file ends after {len(raw)} of the {header_bytes} bytes of this frame header")
-    fields = _fields(raw[:header_bytes])
+    text = raw[:header_bytes].split(b"\0", 1)[0].decode("latin-1")
+    fields = _fields(text, 8)
     if len(fields) < 8:
         raise FormatError(f"{where}: not a MIB frame header, it has {len(fields)} fields; expected at least 8")
-    width, height = _count(fields, 4, "stored width", where), _count(fields, 5, "stored height", where)
+    width, height = _count(fields[4], "stored width", where), _count(fields[5], "stored height", where)
     if not 0 < width * height <= MAX_PIXELS:
         raise FormatError(f"{where}: frames of {width} x {height} pixels; expected 1 to {MAX_PIXELS} pixels")
-    sequence = _count(fields, 1, "sequence number", where)
+    sequence = _count(fields[1], "sequence number", where)
     if sequence > MAX_FRAMES:
         raise FormatError(f"{where}: sequence number {sequence}; expected at most {MAX_FRAMES}")
-    extension = fields[fields.index("MQ1A") + 1:] if "MQ1A" in fields else []
-    shutter = re.fullmatch(r"([0-9]{1,18})ns", _at(extension, 1))
-    gain = _integer(_at(fields, 13))
-    return FrameHeader(
-        sequence=sequence, header_bytes=header_bytes, n_chips=_count(fields, 3, "number of chips", where), width=width, height=height,
-        pixel_type=fields[6], chip_layout=fields[7], depth=_integer(_at(extension, 2)),
-        exposure_s=int(shutter[1]) / 1e9 if shutter else _real(_at(fields, 10)),
-        time_local=_at(fields, 9) or None, time_utc=_at(extension, 0) or None, chip_select=_integer(_at(fields, 8), 16),
-        counter=_integer(_at(fields, 11)), is_colour={"0": False, "1": True}.get(_at(fields, 12)),
-        gain_mode=GAIN_MODES[gain] if gain is not None and gain < len(GAIN_MODES) else None,
-        thresholds=_thresholds(fields[14:22]), dacs=_dacs(fields),
-    )
+    return FrameHeader(sequence, header_bytes, _count(fields[3], "number of chips", where), width, height, pixel_type=fields[6],
+                       chip_layout=fields[7], depth=_integer(_at(_extension(text), 2)), text=text)
 
 
 def read_header(source: Source, path: str, offset: int = 0) -> FrameHeader:
@@ -140,39 +145,44 @@ def _header_bytes(raw: bytes, where: str) -> int:
                           f"{raw[:15].decode('ascii')!r}; expected {MAGIC!r}, cut these 15 bytes from each frame")
     if not raw.startswith(MAGIC):
         raise FormatError(f"{where}: not the header of a MIB frame, it begins with {raw[:8]!r}; expected {MAGIC!r}")
-    header_bytes = _count(_fields(raw), 2, "header length", where)
+    header_bytes = _count(_at(_fields(raw[:MAX_FIELD_BYTES].decode("latin-1"), 3), 2), "header length", where)
     if not len(MAGIC) < header_bytes <= MAX_HEADER_BYTES:
         raise FormatError(f"{where}: header length {header_bytes}; expected {len(MAGIC) + 1} to {MAX_HEADER_BYTES} bytes")
     return header_bytes
 
 
-def _fields(raw: bytes) -> list[str]:
-    """The fields of a header up to the NULs that pad it, without blanks around them."""
-    return [field.strip() for field in raw.split(b"\0", 1)[0].decode("latin-1").split(",")]
+def _fields(text: str, first: int = -1) -> list[str]:
+    """The fields of a header without blanks around them; with `first`, only so many and the rest as one."""
+    return [field.strip() for field in text.split(",", first)]
+
+
+def _extension(text: str) -> list[str]:
+    """The fields after ``MQ1A``."""
+    return _fields(text.partition(",MQ1A,")[2], 3)
 
 
 def _at(fields: Sequence[str], index: int) -> str:
     return fields[index] if index < len(fields) else ""
 
 
-def _count(fields: Sequence[str], index: int, what: str, where: str) -> int:
+def _count(text: str, what: str, where: str) -> int:
     """A field that has to be a number."""
-    value = _integer(_at(fields, index))
+    value = _integer(text)
     if value is None:
-        raise FormatError(f"{where}: not the header of a MIB frame, {what} {_at(fields, index)[:20]!r}; expected a number")
+        raise FormatError(f"{where}: not the header of a MIB frame, {what} {text[:20]!r}; expected a number")
     return value
 
 
-def _integer(text: str, base: int = 10) -> int | None:
+def _integer(text: str) -> int | None:
     """A short number without sign, or None; `int` alone would take underscores and foreign digits, and any length."""
-    return int(text, base) if re.fullmatch(r"[0-9]{1,12}" if base == 10 else r"[0-9A-Fa-f]{1,12}", text) else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
 
 
 def _real(text: str) -> float | None:
     return float(text) if re.fullmatch(r"[+-]?[0-9]+\.?[0-9]*([eE][+-]?[0-9]{1,2})?", text) else None
 
 
-def _thresholds(fields: Sequence[str]) -> tuple[float, ...]:
+def _thresholds(fields: Sequence[str]) -> list[float]:
     """Up to the first field that is no number: RAW headers may leave thresholds out."""
     found = []
     for field in fields:
@@ -180,16 +190,16 @@ def _thresholds(fields: Sequence[str]) -> tuple[float, ...]:
         if value is None:
             break
         found.append(value)
-    return tuple(found)
+    return found
 
 
-def _dacs(fields: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def _dacs(fields: Sequence[str]) -> list[list[int]]:
     """The DAC values of each chip: the numbers after each ``3RX``."""
     chips = []
     for start in (i for i, field in enumerate(fields) if field == "3RX"):
         values = (_integer(field) for field in fields[start + 1:start + 1 + DACS_PER_CHIP])
-        chips.append(tuple(v for v in values if v is not None))
-    return tuple(chips)
+        chips.append([v for v in values if v is not None])
+    return chips
 
 
 def _amount(text: str) -> float | str:

@@ -56,6 +56,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,6 +69,7 @@ from gpuio.errors import FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
 from gpuio.formats._arguments import ignored, nav_or_sig_shape, renamed, sync
 from gpuio.formats._mib_header import MAGIC, MAX_FRAMES, STREAM_PREFIX, FrameHeader, parse_hdr, read_header
+from gpuio.formats._mib_times import frames_per_line, parse_utc
 from gpuio.formats._siblings import companion, series, split_name, without_number
 from gpuio.layout import Encoding, Layout, Piece, plain_pieces
 from gpuio.source import Source
@@ -143,25 +145,25 @@ def storage_of(header: FrameHeader, depth: int | None, path: str, gap: bool = Fa
     """
     width, height, kind, layout = header.width, header.height, header.pixel_type, header.chip_layout
     if gap and (kind != "R64" or layout not in ("2x2", "2x2G")):
-        raise UnsupportedFeature(f"{path}: gap=True is for RAW frames of 2x2 chips; found {kind} frames, layout {layout}")
+        raise UnsupportedFeature(f"{path}: gap=True is for RAW frames of 2x2 chips; found {kind!r} frames, layout {layout!r}")
     if kind in INTEGERS:
         item = np.dtype(INTEGERS[kind])
         return Storage(Encoding.of(item), plain_pieces((height, width), width * item.itemsize), (height, width), item, (height, width))
     if kind != "R64":
         raise UnsupportedFeature(f"{path}: pixel type {kind!r}; expected {', '.join(INTEGERS)} or R64")
     if depth not in PACKED:
-        raise FormatError(f"{path}: RAW frames with a counter depth of {depth} bit; expected 1, 6, 12 or 24 "
+        raise FormatError(f"{path}: RAW frames with a counter depth of {depth!r} bit; expected 1, 6, 12 or 24 "
                           "(third field after MQ1A, else the line 'Counter Depth' of the .hdr)")
     name, dtype, group_pixels = PACKED[depth]
     planes = 2 if depth == 24 else 1
     chips = {"1x1": 1, "2x2": 4, "2x2G": 4}.get(layout, 0)
     if chips != header.n_chips or (chips == 4 and (planes == 2 or width != 4 * height)):
-        raise UnsupportedFeature(f"{path}: {depth}-bit RAW frames, layout {layout} of {header.n_chips} chips, stored as {width} x {height};"
+        raise UnsupportedFeature(f"{path}: {depth}-bit RAW frames, layout {layout!r} of {header.n_chips} chips, stored {width} x {height};"
                                  " expected one chip (1x1), or a whole quad (2x2) of 1, 6 or 12 bit")
     chip, rest = divmod(width, chips * planes * group_pixels)
     if rest:
         raise FormatError(f"{path}: stored width {width}; expected a multiple of {chips * planes * group_pixels} for "
-                          f"{depth}-bit RAW frames, layout {layout}")
+                          f"{depth}-bit RAW frames, layout {layout!r}")
     row_bytes = chip * 8
     chip *= group_pixels
     encoding = Encoding(name, np.dtype(dtype), 8, group_pixels, param=height * row_bytes if planes == 2 else 0)
@@ -220,12 +222,15 @@ def parse(source: Source, path: str, *, disable_glob: bool = False, gap: bool = 
     files = [File(m.path, m.start - first, m.stop - first, storage.item, storage.items, frame_header=header_bytes, size=m.size)
              for m in members]
     last = _last_header(source, members[-1], header_bytes + storage.n_bytes, notes)
+    nav_shape = _nav_shape(hdr, n_frames, notes)
+    if nav_shape is None:
+        _note_lines(source, members, header_bytes + storage.n_bytes, notes)
     metadata = {**hdr, **members[0].header.metadata}
     if last is not None and last.time_utc is not None:
         metadata["time_utc_last"] = last.time_utc
     return Layout(
         format="mib", parts=(FileSet(files, frame_header_bytes=header_bytes),), encoding=storage.encoding, pieces=storage.pieces,
-        sig_shape=storage.sig_shape, nav_shape=_nav_shape(hdr, n_frames, notes), image_count=n_frames, metadata=metadata,
+        sig_shape=storage.sig_shape, nav_shape=nav_shape, image_count=n_frames, metadata=metadata,
         notes=tuple(notes),
     )
 
@@ -329,10 +334,15 @@ def _check_order(members: Sequence[Member], apart: str, notes: list[str]) -> Non
         notes.append(f"{sum(stop - start for start, stop in holes)} frames are in no file and read as blank: sequence numbers {shown}")
 
 
+def _header_of(source: Source, member: Member, frame: int, stride: int) -> FrameHeader:
+    """The header of a frame of a file; that of the first is known."""
+    return read_header(source, member.path, frame * stride) if frame else member.header
+
+
 def _last_header(source: Source, member: Member, stride: int, notes: list[str]) -> FrameHeader | None:
     """The header of the last frame, for its time and as a check of what lies between."""
     try:
-        header = read_header(source, member.path, (member.n_frames - 1) * stride)
+        header = _header_of(source, member, member.n_frames - 1, stride)
     except FormatError as problem:
         notes.append(f"the last frame may be damaged: {problem}")
         return None
@@ -365,6 +375,24 @@ def _nav_shape(hdr: Mapping[str, Any], n_frames: int, notes: list[str]) -> tuple
     if width * height != n_frames:
         notes.append(f"the .hdr announces {height} x {width} scan positions; the files hold {n_frames} frames")
     return height, width
+
+
+def _note_lines(source: Source, members: Sequence[Member], stride: int, notes: list[str]) -> None:
+    """Tell the user of pauses that look like the flyback of a scan."""
+    starts = [m.start for m in members]
+
+    def time_of(frame: int) -> int | None:
+        member = members[bisect_right(starts, starts[0] + frame) - 1]
+        within = starts[0] + frame - member.start
+        try:
+            return parse_utc(_header_of(source, member, within, stride).time_utc) if within < member.n_frames else None
+        except FormatError:
+            return None
+
+    n_frames = members[-1].stop - starts[0]
+    line = frames_per_line(time_of, n_frames)
+    if line is not None:
+        notes.append(f"recording pauses after every {line} frames: nav_shape=({-(-n_frames // line)}, {line}) may be the scan")
 
 
 class MIBDataSet(DataSet):

@@ -38,9 +38,10 @@ def changed(old, new):
     (changed(b"U16", b"U64"), UnsupportedFeature, "pixel type 'U64'; expected U08, U16, U32 or R64"),
     (changed(b"U16", b"U01"), UnsupportedFeature, "pixel type 'U01'"),
     (changed(b"U16", b"R64").replace(b"ns,12", b"ns,11"), FormatError, "counter depth of 11 bit; expected 1, 6, 12 or 24"),
-    (changed(b"U16,   1x1", b"R64,   Nx1"), UnsupportedFeature, "12-bit RAW frames, layout Nx1 of 1 chips, stored as 256 x 256"),
-    (changed(b"U16,   1x1", b"R64,   2x2"), UnsupportedFeature, "12-bit RAW frames, layout 2x2 of 1 chips"),
+    (changed(b"U16,   1x1", b"R64,   Nx1"), UnsupportedFeature, "12-bit RAW frames, layout 'Nx1' of 1 chips, stored 256 x 256"),
+    (changed(b"U16,   1x1", b"R64,   2x2"), UnsupportedFeature, "12-bit RAW frames, layout '2x2' of 1 chips"),
     (changed(b"0256,0256,U16", b"0254,0256,R64"), FormatError, "stored width 254; expected a multiple of 4 for 12-bit RAW frames"),
+    (changed(b"U16,   1x1", b"R64,1x1\nx"), UnsupportedFeature, r"layout '1x1\\nx'"),
     (GOOD[:-1], TruncatedFile, "131455 bytes; expected at least one frame of 131456"),
 ])
 def test_bad_files_are_refused_with_one_clear_line(content, error, message):
@@ -57,7 +58,7 @@ def test_quads_that_nobody_has_described_are_refused():
 
 
 def test_gap_is_refused_where_frames_have_none_or_their_own():
-    with pytest.raises(UnsupportedFeature, match="gap=True is for RAW frames of 2x2 chips; found U16 frames, layout 1x1"):
+    with pytest.raises(UnsupportedFeature, match="gap=True is for RAW frames of 2x2 chips; found 'U16' frames, layout '1x1'"):
         parse(Files({"a.mib": GOOD}), "a.mib", gap=True)
 
 

@@ -95,7 +95,7 @@ def test_files_that_overlap_are_refused_by_name():
 
 @pytest.mark.parametrize("kwargs,message", [
     ({"width": 13, "height": 8}, "stored height 8; expected 7"), ({"width": 13, "height": 7, "depth": 6}, "counter depth 6; expected 12"),
-    ({"width": 13, "height": 7, "kind": "U08"}, "pixel type U08; expected U16"),
+    ({"width": 13, "height": 7, "kind": "U08"}, "pixel type 'U08'; expected 'U16'"),
     ({"width": 13, "height": 7, "length": 385}, "header length 385; expected 384"),
 ])
 def test_files_of_another_form_are_refused_by_name(kwargs, message):
@@ -124,7 +124,7 @@ def test_the_first_header_of_each_file_is_read_once_and_pixels_never():
     parse(files, "/data/a1.mib")
     heads = [path for path, offset, size in files.reads if offset == 0 and size > 3]
     assert sorted(heads) == ["/data/a1.mib", "/data/a2.mib", "/data/a3.mib"]
-    assert sum(size for *_, size in files.reads) < 6 * 4096
+    assert sum(size for *_, size in files.reads) < 8 * 4096
 
 
 def test_many_files_are_warned_of():
