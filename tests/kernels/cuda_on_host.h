@@ -35,16 +35,23 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 static inline float __uint_as_float(unsigned v) { float r; std::memcpy(&r, &v, 4); return r; }
 static inline double __longlong_as_double(long long v) { double r; std::memcpy(&r, &v, 8); return r; }
 
-// Traffic, for the tests that count it: bytes that a block loads, each counted once (threads of a block share the L1), and
-// bytes stored, counted as often as they are.
+// Traffic, for the tests that count it: bytes that a launch loads (each once: the L2 keeps them), the same with each once a
+// block (threads of a block share the L1), and bytes stored, counted as often as they are.
 #ifdef COUNT_BYTES
-static std::unordered_set<std::uintptr_t> shim_block_loads;
-static unsigned long long shim_loaded, shim_stored;
+static std::unordered_set<std::uintptr_t> shim_block_loads, shim_launch_loads;
+static unsigned long long shim_counts[3];
 static void shim_count_load(const void *p, std::size_t n) { while (n--) shim_block_loads.insert((std::uintptr_t)p + n); }
-static void shim_end_block() { shim_loaded += shim_block_loads.size(); shim_block_loads.clear(); }
-extern "C" void shim_traffic(unsigned long long *out) { out[0] = shim_loaded; out[1] = shim_stored; shim_loaded = shim_stored = 0; }
+static void shim_end_block()
+{
+    shim_launch_loads.insert(shim_block_loads.begin(), shim_block_loads.end());
+    shim_counts[1] += shim_block_loads.size();
+    shim_block_loads.clear();
+}
+static void shim_end_launch() { shim_counts[0] += shim_launch_loads.size(); shim_launch_loads.clear(); }
+extern "C" void shim_traffic(unsigned long long *out) { for (auto &n : shim_counts) *out++ = n, n = 0; }
 #else
 static inline void shim_end_block() {}
+static inline void shim_end_launch() {}
 #endif
 
 template <class T> static inline T __ldg(const T *p)
@@ -57,7 +64,7 @@ template <class T> static inline T __ldg(const T *p)
 template <class T> static inline void __stcs(T *p, T v)
 {
 #ifdef COUNT_BYTES
-    shim_stored += sizeof(T);
+    shim_counts[2] += sizeof(T);
 #endif
     *p = v;
 }
@@ -75,6 +82,7 @@ template <class Argument> static void shim_launch(void (*kernel)(Argument), cons
         }
         shim_end_block();
     }
+    shim_end_launch();
 }
 #define SHIM_EXPORT(symbol, ...) \
     extern "C" void symbol(const unsigned *grid, const unsigned *block, const void *argument) \

@@ -22,13 +22,21 @@ from gpuio.kernels import CudaEngine, _launch
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 FLAGS = ("-std=c++17", "-shared", "-fPIC", "-O1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas")
-SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+SANITIZERS = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 COUNTING = ("-DCOUNT_BYTES",)
 
 
 def why_no_compiler() -> str | None:
     """None if kernels can be compiled for the host."""
     return None if shutil.which("g++") else "g++ is not installed"
+
+
+def why_no_sanitizers() -> str | None:
+    """None if kernels can be compiled with sanitizers that a Python process can load."""
+    if reason := why_no_compiler():
+        return reason
+    found = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=False).stdout.strip()
+    return None if Path(found).is_absolute() else "gcc's libasan.so is not installed"
 
 
 def expressions(file: str, outputs: tuple[str, ...] = tuple(_launch.C_TYPES.values()),
@@ -96,14 +104,15 @@ class HostRuntime:
         subprocess.run(["g++", *FLAGS, *self._flags, "-include", HEADER, text, "-o", library], check=True)
         return ctypes.CDLL(str(library)), names
 
-    def traffic(self) -> tuple[int, int]:
-        """Bytes loaded (each once a block) and stored since the last call, over all libraries built with `COUNTING`."""
-        total = np.zeros(2, dtype=np.uint64)
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes loaded (each once a launch), loaded (each once a block) and stored since the last call, built with `COUNTING`."""
+        total = np.zeros(3, dtype=np.int64)
         for library, _ in self._libraries.values():
-            counts = (ctypes.c_ulonglong * 2)()
+            counts = (ctypes.c_ulonglong * 3)()
             library.shim_traffic(counts)
-            total += np.array(counts, dtype=np.uint64)
-        return int(total[0]), int(total[1])
+            total += np.array(counts, dtype=np.int64)
+        from_memory, from_l2, stored = total.tolist()
+        return from_memory, from_l2, stored
 
     def address(self, array: np.ndarray) -> int:
         return int(array.__array_interface__["data"][0])
