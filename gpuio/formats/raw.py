@@ -27,25 +27,26 @@ import numpy as np
 from gpuio.dataset import DataSet, MessageConverter, message_schema
 from gpuio.errors import DataSetException, FormatError, ShapeError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
+from gpuio.formats import FORMATS
 from gpuio.formats._arguments import byte_count, ignored, nav_or_sig_shape, renamed, sync
 from gpuio.layout import Encoding, Layout, Piece, plain_pieces
 from gpuio.source import Source
 
 Axes = tuple[int, ...]
 
-#: First bytes of other formats (published file signatures), and what they are.
-MAGICS: tuple[tuple[bytes, str], ...] = (
-    (b"\x93NUMPY", "a NumPy file; open it as 'npy'"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; open it as 'hdf5'"),
-    (b"MQ1,", "a Merlin MIB file; open it as 'mib'"),
-    (b"IMGBLO", "a Blockfile; open it as 'blo'"),
-    (b"\xed\xfe\x00\x00", "a NorPix SEQ file; open it as 'seq'"),
-    (b"II\x97\x01", "a TIA SER file; open it as 'ser'"),
-    (b"II*\x00", "a TIFF file"),
-    (b"MM\x00*", "a TIFF file"),
-    (b"\x1f\x8b\x08", "gzip-compressed; decompress it first"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard-compressed; decompress it first"),
-    (b"PK\x03\x04", "a zip archive"),
+#: First bytes of other formats (published file signatures), what they are, and the name of the format here.
+MAGICS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x93NUMPY", "a NumPy file", "npy"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "hdf5"),
+    (b"MQ1,", "a Merlin MIB file", "mib"),
+    (b"IMGBLO", "a Blockfile", "blo"),
+    (b"\xed\xfe\x00\x00", "a NorPix SEQ file", "seq"),
+    (b"II\x97\x01", "a TIA SER file", "ser"),
+    (b"II*\x00", "a TIFF file", ""),
+    (b"MM\x00*", "a TIFF file", ""),
+    (b"\x1f\x8b\x08", "a file compressed with gzip", ""),
+    (b"\x28\xb5\x2f\xfd", "a file compressed with Zstandard", ""),
+    (b"PK\x03\x04", "a zip archive", ""),
 )
 
 #: Detectors that `_fitting` proposes.
@@ -201,9 +202,10 @@ def _fitting(n_bytes: int, stored: Axes, itemsize: int, nav_shape: Sequence[int]
 
 def _warn_of_other_format(head: bytes, path: str, file_header: int) -> None:
     """Warn if the file begins like one of another format; not if a header is left out, as its owner then knows."""
-    found = next((what for magic, what in MAGICS if head.startswith(magic)), None)
-    if found is not None and not file_header:
-        warnings.warn(f"{path}: looks like {found}", stacklevel=2)
+    for magic, what, name in MAGICS:
+        if head.startswith(magic) and not file_header:
+            remedy = f"gpuio.load({name!r}, ...) reads it" if name in FORMATS else "its bytes are taken for pixels"
+            warnings.warn(f"{path}: looks like {what}; {remedy}", stacklevel=2)
 
 
 class RawFileDataSet(DataSet):

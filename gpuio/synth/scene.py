@@ -253,7 +253,8 @@ class Flat(_Frames):
         for frame, i in zip(out, index.tolist(), strict=True):
             # The counter's high words are the frame's number, so that frames never share random words.
             rng = np.random.Generator(np.random.Philox(key=self.seed, counter=i << 128))
-            frame[...] = rng.integers(0, 1 << self.bits, self.sig_shape, dtype=self.dtype)
+            words = np.frombuffer(rng.bytes(frame.nbytes), self.dtype)
+            np.right_shift(words.reshape(self.sig_shape), 8 * self.dtype.itemsize - self.bits, out=frame)
 
 
 def _hash(seed: int, words: np.ndarray) -> np.ndarray:

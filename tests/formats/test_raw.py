@@ -208,12 +208,18 @@ def test_an_empty_list_of_files_is_refused():
         parse(Files(), [], dtype="u1", stored_shape=(2,))
 
 
-@pytest.mark.parametrize(("magic", "what"), MAGICS)
-def test_a_file_of_another_format_warns(magic, what):
+@pytest.mark.parametrize(("magic", "what", "name"), MAGICS)
+def test_a_file_of_another_format_warns(magic, what, name):
     files = Files({"a": magic + bytes(100)})
     with pytest.warns(UserWarning, match="^a: looks like ") as caught:
         parse(files, "a", dtype="u1", stored_shape=(2, 3))
-    assert str(caught[0].message) == f"a: looks like {what}"
+    remedy = f"gpuio.load('{name}', ...) reads it" if name in gpuio.formats() else "its bytes are taken for pixels"
+    assert [str(w.message) for w in caught] == [f"a: looks like {what}; {remedy}"]
+
+
+@pytest.mark.parametrize("name", ["npy", "mib"])
+def test_the_name_of_a_format_in_the_warning_can_be_loaded(name):
+    assert name in {row[2] for row in MAGICS} & set(gpuio.formats())
 
 
 def test_whoever_leaves_out_a_header_knows_of_it():
@@ -276,6 +282,15 @@ def test_stored_and_wanted_shape_of_the_detector(tmp_path, arguments, stored, wa
     path.write_bytes(array.tobytes())
     ds = load(path, dtype="u1", nav_shape=(3,), **arguments)
     assert_same(ds[...], array[:, :wanted[0], :wanted[1]])
+
+
+@pytest.mark.parametrize("wanted", [(2, 4, 6), (3, 5, 6), (1, 5, 7), (3, 1, 7)])
+def test_a_crop_of_three_axes(tmp_path, wanted):
+    array = random_items(9, (3, 3, 5, 7), ">u2")
+    path = tmp_path / "a.raw"
+    path.write_bytes(array.tobytes())
+    ds = load(path, dtype=">u2", nav_shape=(3,), detector_size_raw=(3, 5, 7), crop_detector_to=wanted)
+    assert_same(ds[...], array[(slice(None), *map(slice, wanted))])
 
 
 def test_three_different_shapes_of_the_detector_are_refused():
