@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ SIG = (256, 256)
 def layout(frames: int, files: int) -> Layout:
     """A scan of u2 frames with headers of 384 bytes, in equal files."""
     edges = np.linspace(0, frames, files + 1).astype(int).tolist()
-    members = [File(f"f{i}", a, b, np.dtype("u2"), SIG, 0, 384) for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))]
+    members = [File(f"f{i}", a, b, np.dtype("u2"), SIG, 0, 384) for i, (a, b) in enumerate(pairwise(edges))]
     return Layout(format="bench", parts=(FileSet(members),), encoding=Encoding.of("u2"), pieces=plain_pieces(SIG, 512),
                   sig_shape=SIG, image_count=frames)
 

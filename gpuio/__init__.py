@@ -16,8 +16,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gpuio.errors import (
-    BackendUnavailable, DataSetException, FormatError, GpuioError, MemoryBudgetError, ReadError, ShapeError, TruncatedFile,
-    UnknownFormat, UnsupportedFeature,
+    BackendUnavailable,
+    DataSetException,
+    FormatError,
+    GpuioError,
+    MemoryBudgetError,
+    ReadError,
+    ShapeError,
+    TruncatedFile,
+    UnknownFormat,
+    UnsupportedFeature,
 )
 
 if TYPE_CHECKING:
@@ -132,7 +140,7 @@ def _recognise(path: str) -> str:
     """The format of a file; the first whose bytes fit."""
     found = _candidates(path)
     if not found:
-        raise UnknownFormat(f"{path}: no format recognises this file (tried {', '.join(n for n in _registry().names() if n != 'raw')}); "
+        raise UnknownFormat(f"{path}: no format recognises this file (tried {', '.join(_registry().sniff_order(path))}); "
                             "a file without a header can be opened with gpuio.load('raw', path=..., dtype=..., nav_shape=..., sig_shape=...)")
     return found[0]
 

@@ -9,25 +9,23 @@ image_count``; all other positions are blank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from gpuio import pipeline
+from gpuio.access import PixelAccess
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, get_engine, resolve_device
 from gpuio.errors import DataSetException, ShapeError
 from gpuio.geometry import partition as split
-from gpuio.geometry.selection import check_sync_offset, flat_indices, selected_frames, sync_offset_info
-from gpuio.indexing import Indexing
+from gpuio.geometry.selection import check_sync_offset, sync_offset_info
 from gpuio.layout import Layout
 from gpuio.messages import JobExecutor, MessageConverter, TaskCommHandler, WorkerContext, message_schema
 from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
 from gpuio.shape import Shape, Slice
 from gpuio.source import HostFiles, Source
-from gpuio.tile import DataTile
 
 __all__ = [
     "BasePartition", "DataSet", "JobExecutor", "MessageConverter", "Partition", "TaskCommHandler", "WorkerContext",
@@ -35,7 +33,7 @@ __all__ = [
 ]
 
 
-class DataSet(Indexing):
+class DataSet(PixelAccess):
     """Base of all formats.
 
     A file format sets `format`, stores what the user said in ``_path``, ``_nav_shape``, ``_sig_shape`` and
@@ -291,8 +289,8 @@ class DataSet(Indexing):
     def need_decode(self, read_dtype: Any, roi: np.ndarray | None, corrections: CorrectionSet | None) -> bool:
         """Whether tiles of `read_dtype` have to be made, rather than being views of the file."""
         impl = self.get_io_backend().get_impl()
-        return bool(impl.need_copy(decoder=self._decoder_for_need(), roi=roi, native_dtype=self._known.raw_dtype, read_dtype=np.dtype(read_dtype),
-                                   sync_offset=self.sync_offset, corrections=corrections))
+        return bool(impl.need_copy(decoder=self._decoder_for_need(), roi=roi, native_dtype=self._known.raw_dtype,
+                                   read_dtype=np.dtype(read_dtype), sync_offset=self.sync_offset, corrections=corrections))
 
     def _decoder_for_need(self) -> Any:
         """Something that is not None if bytes have to be decoded."""
@@ -310,136 +308,6 @@ class DataSet(Indexing):
         """One that does nothing."""
         return TaskCommHandler()
 
-    # -- pixels ---------------------------------------------------------------------------------------------------
-
-    def tiles(self, dtype: Any = None, roi: np.ndarray | None = None, *, corrections: CorrectionSet | None = None,
-              memory: int | str | None = None, depth: int | None = None, threads: int = 0) -> Iterator[DataTile]:
-        """All frames, a stack of whole frames at a time, decoded on this data set's device.
-
-        Parameters
-        ----------
-        dtype
-            Of the tiles. None: native, or as wide as corrections need.
-        roi : bool[nav], optional
-            Positions wanted.
-        corrections
-            None applies what the files carry; an empty `CorrectionSet` switches that off.
-        memory
-            Budget of staging and output: bytes, or a text such as "2 GiB". Default 256 MiB.
-        depth
-            Frames of a tile at most; None chooses a size that stays in the cache (CPU) or fills the device.
-        threads
-            Decode ahead on that many threads.
-
-        Yields
-        ------
-        DataTile
-            data : dtype[n, *sig], CuPy on a GPU, NumPy without; lent until the next step. `tile_slice` says where: its nav
-            axis is flat, and compressed by the roi. Blank positions get no tile.
-
-        Raises
-        ------
-        ShapeError
-            The roi does not fit the nav shape.
-        MemoryBudgetError
-            One frame does not fit the budget; the message says how much would.
-        ReadError, OSError
-            At the tile whose bytes could not be read.
-        """
-        nav, frames = self._selected(roi)
-        backend, cold, _ = self._transport()
-        yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, dtype=dtype, depth=depth, memory=memory,
-                                  corrections=self._corrections(corrections), threads=threads, cold=cold)
-
-    def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
-        return self.get_correction_data() if corrections is None else corrections
-
-    def _selected(self, roi: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Compressed nav index and file frame of every position that has data."""
-        meta = self._known
-        first = meta.sync_offset
-        nav, frames = selected_frames(first, min(first + meta.shape.nav.size, meta.image_count), first, meta.image_count, roi,
-                                      nav_shape=meta.shape.nav)
-        present = self._present(frames)
-        return (nav, frames) if present.all() else (nav[present], frames[present])
-
-    def _present(self, frames: np.ndarray) -> np.ndarray:
-        """Which file frames are in a file: those in the holes of a series are not."""
-        if not self.layout.parts:
-            return np.ones(len(frames), dtype=bool)
-        located: np.ndarray = self.layout.parts[0].locate(frames)[0]
-        return located >= 0
-
-    def _file_frames(self, nav: np.ndarray) -> np.ndarray:
-        """File frame of flat nav indices, -1 where blank."""
-        frames = np.asarray(nav, dtype=np.int64) + self.sync_offset
-        inside = (frames >= 0) & (frames < self.image_count)
-        inside[inside] = self._present(frames[inside])
-        return np.where(inside, frames, -1)
-
-    def blank(self) -> np.ndarray:
-        """bool[nav]: positions that no file frame belongs to."""
-        nav = tuple(self.shape.nav)
-        return (self._file_frames(np.arange(self.shape.nav.size)) < 0).reshape(nav)
-
-    def read(self, nav: np.ndarray, *, dtype: Any = None, box: pipeline.Box | None = None, corrections: CorrectionSet | None = None,
-             memory: int | str | None = None) -> Any:
-        """Frames at flat nav indices, in the given order; blank ones are zero.
-
-        Returns
-        -------
-        dtype[len(nav), *sig], engine memory
-        """
-        corrections = self._corrections(corrections)
-        shape = tuple(self.shape.sig) if box is None else box.shape
-        engine = self.engine
-        out = engine.zeros((len(nav), *shape), pipeline.output_dtype(self.dtype, dtype, corrections))
-        backend, cold, _ = self._transport()
-        pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
-                             memory=memory, cold=cold)
-        return out
-
-    def summary(self, *, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None, memory: int | str | None = None,
-                progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Sum over the detector for each position, and sum over all positions, in one pass.
-
-        Returns
-        -------
-        sum_sig : nav shape, or (selected,) with a roi; the scan image
-            uint64, int64, float64 or complex128: as wide as sums of integers stay exact.
-        sum_nav : sig shape, same dtype; the summed pattern
-            Both in host memory; blank positions count as zero.
-        """
-        nav, frames = self._selected(roi)
-        corrections = self._corrections(corrections)
-        dtype = pipeline.output_dtype(self.dtype, None, corrections)
-        wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
-        total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
-        engine = self.engine
-        scan = engine.zeros((total,), wide)
-        pattern = engine.zeros((self.shape.sig.size,), wide)
-        backend, cold, _ = self._transport()
-        done = 0
-        for tile in pipeline.tiles(self.layout, engine, backend, nav, frames, dtype=dtype, corrections=corrections, memory=memory, cold=cold):
-            flat = tile.flat_data
-            first = int(tile.tile_slice.origin[0])
-            scan[first:first + len(flat)] = flat.sum(axis=1, dtype=wide)
-            pattern += flat.sum(axis=0, dtype=wide)
-            done += len(flat)
-            if progress is not None:
-                progress(done, len(frames))
-        scan_host, pattern_host = engine.download(scan), engine.download(pattern)
-        shape = tuple(self.shape.nav) if roi is None else (total,)
-        return scan_host.reshape(shape), pattern_host.reshape(tuple(self.shape.sig))
-
-    def sum_sig(self, **kwargs: Any) -> np.ndarray:
-        """The scan image: sum of each frame. Keywords as `summary`."""
-        return self.summary(**kwargs)[0]
-
-    def sum_nav(self, **kwargs: Any) -> np.ndarray:
-        """The summed pattern: sum over all frames. Keywords as `summary`."""
-        return self.summary(**kwargs)[1]
-
     # -- detection and display ------------------------------------------------------------------------------------
 
     @classmethod
@@ -451,7 +319,7 @@ class DataSet(Indexing):
             head = HostFiles().read(path, 0, HEAD_BYTES)
             if not cls.sniff(head, path):
                 return False
-            ds = cls(path).initialize(executor)  # type: ignore[arg-type]
+            ds = cls(path).initialize(executor)
         except (DataSetException, OSError):
             return False
         nav = ds._layout.nav_shape if ds._layout is not None and ds._layout.nav_shape else guess_nav_shape(ds.image_count)
@@ -522,7 +390,8 @@ def _with_sig_shape(layout: Layout, sig: tuple[int, ...]) -> Layout:
     import dataclasses
 
     if layout.strided is not None:
-        raise ShapeError(f"{layout.strided.path}: sig_shape {sig} cannot replace {layout.sig_shape} in an array stored with navigation fastest")
+        raise ShapeError(f"{layout.strided.path}: sig_shape {sig} cannot replace {layout.sig_shape} in an array stored with "
+                         "navigation fastest")
     return dataclasses.replace(layout, sig_shape=sig)
 
 

@@ -105,6 +105,25 @@ def placement_table(pieces: Sequence[Piece]) -> np.ndarray:
     return np.array([[int(getattr(p, name)) for name in PLACEMENT_COLUMNS] for p in pieces], dtype=np.int64).reshape(-1, 12)
 
 
+def spans(placements: np.ndarray, encoding: Encoding, n_parts: int) -> np.ndarray:
+    """Bytes of a frame that placements touch: int64[n_parts, 2], first and one past the last, relative to the frame's start.
+
+    A part that nothing is taken from has an empty span.
+    """
+    result = np.zeros((n_parts, 2), dtype=np.int64)
+    groups = -(-(placements[:, SKIPPED] + placements[:, PIXELS]) // encoding.group_pixels)
+    row_reach = (placements[:, ROWS] - 1) * placements[:, ROW_SRC]
+    rep_reach = (placements[:, REPEATS] - 1) * placements[:, REP_SRC]
+    low = placements[:, SRC] + np.minimum(row_reach, 0) + np.minimum(rep_reach, 0) + min(encoding.param, 0)
+    high = (placements[:, SRC] + np.maximum(row_reach, 0) + np.maximum(rep_reach, 0)
+            + groups * encoding.group_bytes + max(encoding.param, 0))
+    for part in range(n_parts):
+        mine = placements[:, PART] == part
+        if mine.any():
+            result[part] = low[mine].min(), high[mine].max()
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class Strided:
     """Frames that do not lie in one piece: element (nav..., sig...) of one array is at `offset + sum(index * stride)`.

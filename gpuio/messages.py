@@ -48,7 +48,7 @@ class MessageConverter:
     def to_python(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Validated arguments: lists become tuples, ``io_backend`` becomes an instance of that backend, ``type`` is left out."""
         self.validate(raw)
-        result = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if key != "type"}
+        result: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if key != "type"}
         if result.get("io_backend") is not None:
             from gpuio.io.backends import IOBackend
 
@@ -60,7 +60,7 @@ class MessageConverter:
 
     def from_python(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`parameters` with tuples as lists and backends as their ids, ready for JSON."""
-        result = {key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()}
+        result: dict[str, Any] = {key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()}
         if result.get("io_backend") is not None:
             result["io_backend"] = result["io_backend"].id_
         return result

@@ -19,8 +19,8 @@ from gpuio.blocks import Block, BlockReader
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Decode, Engine, RepairTable
 from gpuio.errors import MemoryBudgetError
-from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, clip, spans
-from gpuio.layout import PIXELS, REPEATS, ROWS, Layout
+from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, clip
+from gpuio.layout import PIXELS, REPEATS, ROWS, Layout, spans
 from gpuio.shape import Shape, Slice
 from gpuio.tile import DataTile
 
@@ -68,15 +68,16 @@ def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) 
     """
     if value is None:
         return default
+    size = value
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kMGT]?)(i?)B?\s*", value, flags=re.IGNORECASE)
         if match is None:
             raise ValueError(f"memory size {value!r} is not understood; expected for example '2 GiB'")
         number, prefix, binary = match.groups()
-        value = float(number) * (1024 if binary else 1000) ** " kMGT".upper().index(prefix.upper() or " ")
-    if not value > 0:
+        size = float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " ")
+    if isinstance(size, str) or not size > 0:
         raise ValueError(f"memory size {value!r} is not positive")
-    return int(value)
+    return int(size)
 
 
 def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, *, boxes: Sequence[Box] | None = None,

@@ -26,6 +26,7 @@ from gpuio.layout import (
     SKIPPED,
     SRC,
     Encoding,
+    spans,
 )
 
 #: Byte and pixel distances in a table must stay below this, so that no sum of them leaves int64.
@@ -82,15 +83,7 @@ def check_placements(encoding: Encoding, placements: np.ndarray, frame_pixels: i
     if total > frame_pixels:
         raise ValueError(f"placements name {total:.0f} pixels; expected at most the {frame_pixels} of the frame, each once")
 
-    groups = -(-(skipped + pixels) // group_pixels)
-    row, repeat = (rows - 1) * table[:, ROW_SRC], (repeats - 1) * table[:, REP_SRC]
-    low = table[:, SRC] + np.minimum(row, 0) + np.minimum(repeat, 0) + min(encoding.param, 0)
-    high = table[:, SRC] + np.maximum(row, 0) + np.maximum(repeat, 0) + groups * group_bytes + max(encoding.param, 0)
-    limits = np.zeros((int(table[:, PART].max()) + 1, 2), dtype=np.int64)
-    for part in np.unique(table[:, PART]):
-        mine = table[:, PART] == part
-        limits[part] = low[mine].min(), high[mine].max()
-    return limits
+    return spans(table, encoding, int(table[:, PART].max()) + 1)
 
 
 def check_maps(dtype: np.dtype, frame_pixels: int, dark: Any, gain: Any) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.engine import Decode, RepairTable
-from gpuio.layout import Encoding
-from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC
+from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding
 
 
 def unpack(blob: np.ndarray, encoding: Encoding, low_plane: np.ndarray | None) -> np.ndarray:
@@ -36,7 +35,7 @@ def _bytes_at(staged: np.ndarray | None, start: int, size: int) -> np.ndarray:
     """A copy of bytes of the staging buffer, or of memory at an address."""
     if staged is None:
         return np.frombuffer(ctypes.string_at(start, size), np.uint8).copy()
-    assert 0 <= start and start + size <= len(staged)
+    assert start >= 0 and start + size <= len(staged)
     return np.array(staged[start:start + size])
 
 
@@ -88,7 +87,8 @@ class ReferenceEngine:
 
 class _Decoder:
     def __init__(self, encoding, placements, frame_pixels, dtype, dark, gain):
-        self.encoding, self.rows, self.pixels, self.dtype, self.dark, self.gain = encoding, placements.tolist(), frame_pixels, dtype, dark, gain
+        self.encoding, self.rows, self.pixels = encoding, placements.tolist(), frame_pixels
+        self.dtype, self.dark, self.gain = dtype, dark, gain
 
     def bind(self, staged: np.ndarray, starts: np.ndarray, out: np.ndarray) -> Decode:
         def decode(first: int, count: int, at: int = 0) -> None:

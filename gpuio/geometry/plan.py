@@ -11,7 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuio.layout import (
-    PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding, Layout,
+    PART,
+    PIXELS,
+    POS,
+    REP_POS,
+    REP_SRC,
+    REPEATS,
+    REVERSED,
+    ROW_POS,
+    ROW_SRC,
+    ROWS,
+    SKIPPED,
+    SRC,
+    Encoding,
+    Layout,
+    spans,
 )
 
 #: Bytes between two frames that are read along rather than skipped: copying them costs about as much as a further request.
@@ -55,25 +69,6 @@ class Plan:
     def read_bytes(self) -> int:
         """Bytes of all extents."""
         return int(self.extents[:, 2].sum())
-
-
-def spans(placements: np.ndarray, encoding: Encoding, n_parts: int) -> np.ndarray:
-    """Bytes of a frame that placements touch: int64[n_parts, 2], first and one past the last, relative to the frame's start.
-
-    A part that nothing is taken from has an empty span.
-    """
-    result = np.zeros((n_parts, 2), dtype=np.int64)
-    groups = -(-(placements[:, SKIPPED] + placements[:, PIXELS]) // encoding.group_pixels)
-    row_reach = (placements[:, ROWS] - 1) * placements[:, ROW_SRC]
-    rep_reach = (placements[:, REPEATS] - 1) * placements[:, REP_SRC]
-    low = placements[:, SRC] + np.minimum(row_reach, 0) + np.minimum(rep_reach, 0) + min(encoding.param, 0)
-    high = (placements[:, SRC] + np.maximum(row_reach, 0) + np.maximum(rep_reach, 0)
-            + groups * encoding.group_bytes + max(encoding.param, 0))
-    for part in range(n_parts):
-        mine = placements[:, PART] == part
-        if mine.any():
-            result[part] = low[mine].min(), high[mine].max()
-    return result
 
 
 def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements: np.ndarray, *,
@@ -225,9 +220,11 @@ def _clip_piece(p: list[int], encoding: Encoding, width: int, top: int, height: 
     if step == 0:
         kept = range(p[ROWS]) if top <= y < top + height else range(0)
     else:
-        inside = [r for r in (-(-(top - y) // step), (top + height - 1 - y) // step)] if step > 0 else \
-                 [-((top + height - 1 - y) // -step), (top - y) // step]
-        kept = range(max(0, inside[0]), min(p[ROWS] - 1, inside[1]) + 1)
+        if step > 0:
+            first, last = -(-(top - y) // step), (top + height - 1 - y) // step
+        else:
+            first, last = -((top + height - 1 - y) // -step), (top - y) // step
+        kept = range(max(0, first), min(p[ROWS] - 1, last) + 1)
     if not kept:
         return []
     rows = list(p)

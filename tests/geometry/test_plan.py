@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from gpuio.fileset import File, FileSet
-from gpuio.geometry.plan import clip, make_plan, spans
+from gpuio.geometry.plan import clip, make_plan
 from gpuio.layout import (
-    PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding, Layout, Piece,
-    placement_table, plain_pieces,
+    PART,
+    PIXELS,
+    POS,
+    REP_POS,
+    REP_SRC,
+    REPEATS,
+    REVERSED,
+    ROW_POS,
+    ROW_SRC,
+    ROWS,
+    SKIPPED,
+    SRC,
+    Encoding,
+    Layout,
+    Piece,
+    placement_table,
+    plain_pieces,
+    spans,
 )
 
 
@@ -92,7 +110,7 @@ def plain_layout(counts: list[int], sig=(3, 5), header=7, frame_header=11, foote
     for p in range(parts):
         starts = np.concatenate(([0], np.cumsum(counts))).tolist()
         sets.append(FileSet([File(f"{p}-{i}", a, b, dtype, sig, footer, frame_header, header + p)
-                             for i, (a, b) in enumerate(zip(starts[:-1], starts[1:], strict=True))]))
+                             for i, (a, b) in enumerate(pairwise(starts))]))
     pieces = tuple(Piece(0, p * 5, 5, part=p) for p in range(parts)) if parts > 1 else plain_pieces(sig, sig[-1] * 2)
     return Layout(format="test", parts=tuple(sets), encoding=Encoding.of(dtype), pieces=pieces, sig_shape=sig, image_count=sum(counts))
 

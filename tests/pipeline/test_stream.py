@@ -104,7 +104,8 @@ def test_an_abandoned_stream_leaves_no_thread_behind(tmp_path, threads, cold):
     ds, _, _ = make(tmp_path, counts=(50,))
     selected = np.arange(50)
     before = set(threading.enumerate())
-    tiles = pipeline.tiles(ds.layout, ReferenceEngine(), BufferedBackend(), selected, selected, dtype="f4", depth=1, threads=threads, cold=cold)
+    tiles = pipeline.tiles(ds.layout, ReferenceEngine(), BufferedBackend(), selected, selected, dtype="f4", depth=1,
+                           threads=threads, cold=cold)
     next(tiles)
     tiles.close()
     deadline = time.monotonic() + 5

@@ -1,0 +1,258 @@
+"""All ways to pixels of a data set: streams of tiles, reading chosen frames, sums, and indexing.
+
+``ds[12, 40]``, ``ds[:, ::2]``, ``ds[mask]``, ``ds[..., 10:20, :]``: NumPy's basic indexing and nav masks on files.
+Nav axes come first. They take integers, slices, integer lists and one boolean mask of the nav shape; sig axes take
+integers and slices, and only the rows and columns asked for are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuio import pipeline
+from gpuio.corrections import CorrectionSet
+from gpuio.errors import ShapeError
+from gpuio.geometry.selection import flat_indices, selected_frames
+from gpuio.pipeline import Box
+from gpuio.tile import DataTile
+
+if TYPE_CHECKING:
+    from gpuio.engine import Engine
+    from gpuio.layout import Layout
+    from gpuio.shape import Shape
+
+
+class PixelAccess:
+    """Pixels of a class that knows its layout, shape, sync offset, corrections, engine and transport."""
+
+    if TYPE_CHECKING:
+        @property
+        def layout(self) -> Layout: ...
+        @property
+        def shape(self) -> Shape: ...
+        @property
+        def dtype(self) -> np.dtype: ...
+        @property
+        def image_count(self) -> int: ...
+        @property
+        def sync_offset(self) -> int: ...
+        @property
+        def engine(self) -> Engine: ...
+        def get_correction_data(self) -> CorrectionSet: ...
+        def _transport(self) -> tuple[Any, bool, str]: ...
+
+    def tiles(self, dtype: Any = None, roi: np.ndarray | None = None, *, corrections: CorrectionSet | None = None,
+              memory: int | str | None = None, depth: int | None = None, threads: int = 0) -> Iterator[DataTile]:
+        """All frames, a stack of whole frames at a time, decoded on this data set's device.
+
+        Parameters
+        ----------
+        dtype
+            Of the tiles. None: native, or as wide as corrections need.
+        roi : bool[nav], optional
+            Positions wanted.
+        corrections
+            None applies what the files carry; an empty `CorrectionSet` switches that off.
+        memory
+            Budget of staging and output: bytes, or a text such as "2 GiB". Default 256 MiB.
+        depth
+            Frames of a tile at most; None chooses a size that stays in the cache (CPU) or fills the device.
+        threads
+            Decode ahead on that many threads.
+
+        Yields
+        ------
+        DataTile
+            data : dtype[n, *sig], CuPy on a GPU, NumPy without; lent until the next step. `tile_slice` says where: its nav
+            axis is flat, and compressed by the roi. Blank positions get no tile.
+
+        Raises
+        ------
+        ShapeError
+            The roi does not fit the nav shape.
+        MemoryBudgetError
+            One frame does not fit the budget; the message says how much would.
+        ReadError, OSError
+            At the tile whose bytes could not be read.
+        """
+        nav, frames = self._selected(roi)
+        backend, cold, _ = self._transport()
+        yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, dtype=dtype, depth=depth, memory=memory,
+                                  corrections=self._corrections(corrections), threads=threads, cold=cold)
+
+    def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
+        return self.get_correction_data() if corrections is None else corrections
+
+    def _selected(self, roi: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Compressed nav index and file frame of every position that has data."""
+        first, count = self.sync_offset, self.image_count
+        nav, frames = selected_frames(first, min(first + self.shape.nav.size, count), first, count, roi, nav_shape=self.shape.nav)
+        present = self._present(frames)
+        return (nav, frames) if present.all() else (nav[present], frames[present])
+
+    def _present(self, frames: np.ndarray) -> np.ndarray:
+        """Which file frames are in a file: those in the holes of a series are not."""
+        if not self.layout.parts:
+            return np.ones(len(frames), dtype=bool)
+        located: np.ndarray = self.layout.parts[0].locate(frames)[0]
+        return located >= 0
+
+    def _file_frames(self, nav: np.ndarray) -> np.ndarray:
+        """File frame of flat nav indices, -1 where blank."""
+        frames = np.asarray(nav, dtype=np.int64) + self.sync_offset
+        inside = (frames >= 0) & (frames < self.image_count)
+        inside[inside] = self._present(frames[inside])
+        return np.where(inside, frames, -1)
+
+    def blank(self) -> np.ndarray:
+        """bool[nav]: positions that no file frame belongs to."""
+        nav = tuple(self.shape.nav)
+        return (self._file_frames(np.arange(self.shape.nav.size)) < 0).reshape(nav)
+
+    def read(self, nav: np.ndarray, *, dtype: Any = None, box: Box | None = None, corrections: CorrectionSet | None = None,
+             memory: int | str | None = None) -> Any:
+        """Frames at flat nav indices, in the given order; blank ones are zero.
+
+        Returns
+        -------
+        dtype[len(nav), *sig], engine memory
+        """
+        corrections = self._corrections(corrections)
+        shape = tuple(self.shape.sig) if box is None else box.shape
+        engine = self.engine
+        out = engine.zeros((len(nav), *shape), pipeline.output_dtype(self.dtype, dtype, corrections))
+        backend, cold, _ = self._transport()
+        pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
+                             memory=memory, cold=cold)
+        return out
+
+    def summary(self, *, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None, memory: int | str | None = None,
+                progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Sum over the detector for each position, and sum over all positions, in one pass.
+
+        Returns
+        -------
+        sum_sig : nav shape, or (selected,) with a roi; the scan image
+            uint64, int64, float64 or complex128: as wide as sums of integers stay exact.
+        sum_nav : sig shape, same dtype; the summed pattern
+            Both in host memory; blank positions count as zero.
+        """
+        nav, frames = self._selected(roi)
+        corrections = self._corrections(corrections)
+        dtype = pipeline.output_dtype(self.dtype, None, corrections)
+        wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
+        total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
+        engine = self.engine
+        scan = engine.zeros((total,), wide)
+        pattern = engine.zeros((self.shape.sig.size,), wide)
+        backend, cold, _ = self._transport()
+        done = 0
+        for tile in pipeline.tiles(self.layout, engine, backend, nav, frames, dtype=dtype, corrections=corrections,
+                                   memory=memory, cold=cold):
+            flat = tile.flat_data
+            first = int(tile.tile_slice.origin[0])
+            scan[first:first + len(flat)] = flat.sum(axis=1, dtype=wide)
+            pattern += flat.sum(axis=0, dtype=wide)
+            done += len(flat)
+            if progress is not None:
+                progress(done, len(frames))
+        scan_host, pattern_host = engine.download(scan), engine.download(pattern)
+        shape = tuple(self.shape.nav) if roi is None else (total,)
+        return scan_host.reshape(shape), pattern_host.reshape(tuple(self.shape.sig))
+
+    def sum_sig(self, **kwargs: Any) -> np.ndarray:
+        """The scan image: sum of each frame. Keywords as `summary`."""
+        return self.summary(**kwargs)[0]
+
+    def sum_nav(self, **kwargs: Any) -> np.ndarray:
+        """The summed pattern: sum over all frames. Keywords as `summary`."""
+        return self.summary(**kwargs)[1]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Decoded pixels, NumPy or CuPy by device; blank positions are zero.
+
+        Raises
+        ------
+        IndexError
+            Out of range, or too many indices.
+        ShapeError
+            A mask whose shape is not the nav shape.
+        """
+        nav_key, sig_key = split_key(key, self.shape)
+        nav_shape, sig_shape = tuple(self.shape.nav), tuple(self.shape.sig)
+        positions = np.arange(int(np.prod(nav_shape)), dtype=np.int64).reshape(nav_shape)[nav_key]
+        origin, extent, rest = [], [], []
+        for k, n in zip(sig_key, sig_shape, strict=True):
+            first, count, inner = _interval(k, n)
+            origin.append(first)
+            extent.append(count)
+            rest.append(inner)
+        selected = np.asarray(positions)
+        whole = tuple(extent) == sig_shape
+        if 0 in extent:
+            nothing = self.read(selected.ravel()[:0]).reshape(0)
+            return nothing.reshape(*selected.shape, *extent)[(Ellipsis, *rest)]
+        data = self.read(selected.ravel(), box=None if whole else Box(tuple(origin), tuple(extent)))
+        data = data.reshape(*selected.shape, *extent)
+        return data[(Ellipsis, *rest)] if any(r != slice(None) for r in rest) else data
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The whole data set in host memory, as NumPy asks for it."""
+        data = self[...]
+        host = data.get() if hasattr(data, "get") else data
+        return np.asarray(host, dtype=dtype)
+
+
+def split_key(key: Any, shape: Shape) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """A key as one for the nav axes (for NumPy) and one entry for each sig axis; errors as ``ds[key]``."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    keys = [np.asarray(k) if isinstance(k, (list, np.ndarray)) or hasattr(k, "get") else k for k in keys]
+    nav_dims, sig_dims = shape.nav.dims, shape.sig.dims
+    dots = [i for i, k in enumerate(keys) if k is Ellipsis]
+    if len(dots) > 1:
+        raise IndexError("an index can have only one ellipsis ('...')")
+    taken = sum(_axes(k) for k in keys if k is not Ellipsis)
+    if taken > nav_dims + sig_dims:
+        raise IndexError(f"too many indices: {taken} for {nav_dims} nav and {sig_dims} sig axes")
+    missing = [slice(None)] * (nav_dims + sig_dims - taken)
+    at = dots[0] if dots else len(keys)
+    keys[at:at + 1] = missing
+    nav: list[Any] = []
+    axes = 0
+    while axes < nav_dims:
+        k = keys.pop(0)
+        if isinstance(k, np.ndarray) and k.dtype == bool and k.shape != tuple(shape.nav)[axes:axes + k.ndim]:
+            raise ShapeError(f"mask of shape {k.shape} does not fit the nav shape {tuple(shape.nav)}")
+        axes += _axes(k)
+        nav.append(k)
+    if axes > nav_dims or any(isinstance(k, np.ndarray) and k.ndim for k in keys):
+        raise IndexError("masks and lists select scan positions; detector axes take integers and slices")
+    return tuple(nav), tuple(int(k) if isinstance(k, np.ndarray) else k for k in keys)
+
+
+def _axes(key: Any) -> int:
+    """How many axes an entry of a key takes."""
+    if key is None:
+        raise IndexError("None (a new axis) cannot be used as an index of a data set; index the result")
+    return key.ndim if isinstance(key, np.ndarray) and key.dtype == bool else 1
+
+
+def _interval(key: Any, size: int) -> tuple[int, int, Any]:
+    """The interval of an axis that an index touches: (first, count, index within the interval)."""
+    if isinstance(key, slice):
+        picked = range(size)[key]
+        if not picked:
+            return 0, 0, slice(None)
+        low, high = min(picked[0], picked[-1]), max(picked[0], picked[-1])
+        inner = slice(None) if picked.step == 1 else slice(None, None, picked.step)
+        return low, high - low + 1, inner
+    index = int(key) + (size if key < 0 else 0)
+    if not 0 <= index < size:
+        raise IndexError(f"index {key} is out of range for a detector axis of {size}")
+    return index, 1, 0
