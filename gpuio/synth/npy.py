@@ -1,4 +1,4 @@
-"""Writes NumPy files of any header version, in C or Fortran order. The format is described in `gpuio.formats.npy`."""
+"""Writes NumPy files of any header version, in C or Fortran order. The format is described in `gpuio.formats._npy_header`."""
 
 from __future__ import annotations
 
