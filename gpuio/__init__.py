@@ -140,8 +140,9 @@ def _recognise(path: str) -> str:
     """The format of a file; the first whose bytes fit."""
     found = _candidates(path)
     if not found:
-        raise UnknownFormat(f"{path}: no format recognises this file (tried {', '.join(_registry().sniff_order(path))}); "
-                            "a file without a header can be opened with gpuio.load('raw', path=..., dtype=..., nav_shape=..., sig_shape=...)")
+        tried = ", ".join(_registry().sniff_order(path))
+        raise UnknownFormat(f"{path}: no format recognises this file (tried {tried}); "
+                            "a file without a header needs gpuio.load('raw', path=..., dtype=..., nav_shape=..., sig_shape=...)")
     return found[0]
 
 

@@ -399,12 +399,14 @@ def _deliver(reader: BlockReader, decoders: list[_BoxDecoder], ring: _OutputRing
     work: list[Future[None]] = []
     for block in reader:
         pos = block.first
+        whole = _view(block, block.first, block.stop, decoders[0]) if views else None
         while pos < block.stop:
             block.check()
             start, end = bounds[tile], bounds[tile + 1]
             stop = min(end, block.stop)
             if views and start >= block.first and end <= block.stop:
-                view = _view(block, start, end, decoders[0])
+                # A block that lies in one file is viewed at once; of others, each tile that does.
+                view = _view(block, start, end, decoders[0]) if whole is None else whole[start - block.first:end - block.first]
                 if view is not None:
                     yield DataTile.lent(view, origins[tile], decoders[0].box.origin, decoders[0].box.index)
                     tile, pos = tile + 1, stop
