@@ -176,12 +176,14 @@ def parameters_as_arguments(path: str) -> Iterator[None]:
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[..., None]]:
     """A bar on stderr that is fed ``(done, total)`` or ``(done, total, label)``; nothing is shown where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, label=label: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-                  console=console, disable=not console.is_terminal, transient=True) as bar:
+                  console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total, label=label: bar.update(task, completed=done, total=total, description=label)
 

@@ -95,7 +95,8 @@ def test_notes_about_odd_files_are_shown(tmp_path: Path) -> None:
 
 def test_warnings_are_one_line_on_stderr(npy: str) -> None:
     result = run("info", npy, "--json", "-f", "raw", "-p", "dtype=u1", "-p", "sig_shape=11,7")
-    assert result.stderr.splitlines() == [f"warning: {npy}: looks like a NumPy file; open it as 'npy'"]
+    line, = result.stderr.splitlines()
+    assert line.startswith(f"warning: {npy}: looks like a NumPy file")
     assert json.loads(result.stdout)["format"] == "raw"
 
 
