@@ -159,7 +159,8 @@ class Layout:
     image_count
         Frames that the files hold or ought to hold; holes in a series count.
     strided
-        Set instead of `pieces` for arrays stored with navigation fastest; `parts` is then empty.
+        For arrays stored with navigation fastest: frames are gathered from it in the byte order of the file, and `pieces`
+        describe a gathered frame. `parts` is then empty.
     metadata
         What the files say about the experiment. Keys carry units as suffix (``exposure_s``); values are plain Python.
     notes

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
     "values": "errors hostarray shape fileset layout meta source tile corrections engine conversion prepare",
-    "stream": "blocks pipeline indexing messages partition dataset",
+    "stream": "blocks pipeline access messages partition dataset",
     "door": "__init__ base",
     "edge": "__main__ cli demo check explain preview testing",
 }
