@@ -133,8 +133,10 @@ class CupyStaging:
         return self._host
 
     def push(self, n_bytes: int) -> None:
+        if not 0 <= n_bytes <= len(self._host):
+            raise ValueError(f"push of {n_bytes} bytes; the staging buffer has {len(self._host)}")
         self._copies.wait_event(self._decoded)
-        self.device[:n_bytes].data.copy_from_host_async(self._host.ctypes.data, n_bytes, self._copies)
+        self.device.data.copy_from_host_async(self._host.ctypes.data, n_bytes, self._copies)
         self._arrived.record(self._copies)
         self._current().wait_event(self._arrived)
 
