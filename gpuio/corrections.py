@@ -259,12 +259,15 @@ def _adjust_axis(tile: int, length: int, base: int, excluded: np.ndarray) -> int
         return length
     forbidden = np.zeros(length + 2, dtype=bool)        # a border there touches an excluded pixel
     forbidden[excluded] = forbidden[excluded + 1] = True
+    last = min(int(excluded[-1]) + 1, length)
     start = base * round(tile / base)
-    steps = (1, -1) if start < tile else (-1, 1)
-    outwards = itertools.chain([start], (start + sign * n * base for n in range(1, length // base + 2) for sign in steps))
-    for candidate in outwards:
-        if 0 < candidate <= length and not forbidden[candidate:length:candidate].any():
-            return tile if tile % candidate == 0 else candidate
+    signs = (1, -1) if start < tile else (-1, 1)
+    # No further outwards than half of the way to the last border: beyond, one box for all excluded pixels is as good.
+    outwards = (start + sign * n * base for n in range(1, last // base // 2 + 1) for sign in signs)
+    for candidate in itertools.chain([start], outwards, [(last // base + 1) * base]):
+        if candidate > 0 and not forbidden[candidate:length:candidate].any():
+            fitting = min(candidate, length)
+            return tile if tile % fitting == 0 else fitting
     return length
 
 
