@@ -158,7 +158,7 @@ def stretch(image: np.ndarray, *, log: bool = False) -> tuple[np.ndarray, float,
     image : float64[y, x]
         NaN and infinities are left out of the percentiles; NaN becomes black.
     log
-        Grey grows with the logarithm; values that are not positive are black. Linear if there are fewer than two positive values.
+        Grey grows with the logarithm; values that are not positive are black. Linear if no two positive values differ.
 
     Returns
     -------
@@ -167,15 +167,22 @@ def stretch(image: np.ndarray, *, log: bool = False) -> tuple[np.ndarray, float,
         The values that are black and white; equal if there is nothing to stretch.
     """
     usable = image[np.isfinite(image)]
-    positive = usable[usable > 0] if log else usable[:0]
-    if positive.size > 1:
-        low, high = (float(v) for v in np.percentile(positive, (BLACK, WHITE)))
-        share = (np.log(np.where(image > 0, image, low)) - math.log(low)) / ((math.log(high) - math.log(low)) or 1.0)
+    low, high = _range(usable[usable > 0]) if log else (0.0, 0.0)
+    if low < high:
+        share = (np.log(np.where(image > 0, image, low)) - math.log(low)) / (math.log(high) - math.log(low))
     else:
-        low, high = (float(v) for v in np.percentile(usable, (BLACK, WHITE))) if usable.size else (0.0, 0.0)
+        low, high = _range(usable)
         share = (image - low) / ((high - low) or 1.0)
     share = np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0)
     return np.round(np.clip(share, 0.0, 1.0) * 255).astype(np.uint8), low, high
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Percentiles of `values`; their extremes where hardly any value differs, as in a pattern of a few counts."""
+    if not values.size:
+        return 0.0, 0.0
+    low, high = (float(v) for v in np.percentile(values, (BLACK, WHITE)))
+    return (low, high) if low < high else (float(values.min()), float(values.max()))
 
 
 def _draw(panel: Panel) -> tuple[Image, float, float]:

@@ -150,3 +150,12 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> 
         preview.save(Unwritable(), path)  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_single_counts_on_nothing_are_white_on_black() -> None:
+    image = np.zeros((19, 23))
+    image[3, 5] = image[11, 7] = 1
+    for log in (False, True):
+        grey, low, high = preview.stretch(image, log=log)
+        assert (low, high) == (0.0, 1.0)
+        np.testing.assert_array_equal(grey, image * 255)
