@@ -262,7 +262,7 @@ def _adjust_axis(tile: int, length: int, base: int, excluded: np.ndarray) -> int
     last = min(int(excluded[-1]) + 1, length)
     start = base * round(tile / base)
     signs = (1, -1) if start < tile else (-1, 1)
-    # No further outwards than half of the way to the last border: beyond, one box for all excluded pixels is as good.
+    # The search ends half of the way to the last border; what is left then is one box that holds all excluded pixels.
     outwards = (start + sign * n * base for n in range(1, last // base // 2 + 1) for sign in signs)
     for candidate in itertools.chain([start], outwards, [(last // base + 1) * base]):
         if candidate > 0 and not forbidden[candidate:length:candidate].any():

@@ -190,15 +190,14 @@ def get_coordinates(slice_: Slice, ds_shape: Shape, roi: Any = None) -> np.ndarr
     Raises
     ------
     ShapeError
-        Without a roi: the slice reaches past the scan. With one: it has not one entry for each position.
+        The slice begins before the scan, or (without a roi) ends after it; or the roi has not one entry for each position.
     """
     nav = tuple(ds_shape.nav)
     size = math.prod(nav)
     first, stop = slice_.origin[0], slice_.origin[0] + slice_.shape[0]
+    if first < 0 or (roi is None and stop > size):
+        raise ShapeError(f"{slice_!r} reaches past the {size} positions of the nav shape {nav}")
+    flat = np.arange(first, stop)
     if roi is not None:
         flat = np.flatnonzero(host_array(roi, f"roi for the nav shape {nav}", size))[first:stop]
-    elif first >= 0 and stop <= size:
-        flat = np.arange(first, stop)
-    else:
-        raise ShapeError(f"{slice_!r} reaches past the {size} positions of the nav shape {nav}")
     return np.stack(np.unravel_index(flat, nav), axis=1).astype(np.int64, copy=False)

@@ -136,10 +136,10 @@ def test_no_frames_have_no_coordinates():
     assert get_coordinates(frames(3, 0), shape(3, 5), ROI).shape == (0, 2)
 
 
-@pytest.mark.parametrize("where", [frames(14, 2), frames(-1, 2)])
-def test_coordinates_past_the_scan_are_refused(where):
+@pytest.mark.parametrize(("where", "roi"), [(frames(14, 2), None), (frames(-1, 2), None), (frames(-1, 2), ROI)])
+def test_coordinates_outside_of_the_scan_are_refused(where, roi):
     with pytest.raises(ValueError, match="15 positions"):
-        get_coordinates(where, shape(3, 5))
+        get_coordinates(where, shape(3, 5), roi)
 
 
 def test_coordinates_check_the_size_of_the_roi():
