@@ -25,7 +25,7 @@ class DataSetMeta:
     image_count
         Frames that the files hold.
     raw_dtype, dtype
-        As stored, and as decoded; the second defaults to the first.
+        As stored, and as decoded; each defaults to the other.
     metadata
         Whatever the format offers; ``meta[key]`` reads it.
     sync_offset
