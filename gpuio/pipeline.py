@@ -26,12 +26,12 @@ from gpuio.tile import DataTile
 
 #: Output of a tile on the CPU: half of a usual L2, so that whoever reads the tile finds it in the cache.
 CPU_TILE_BYTES = 512 << 10
-#: Packed bytes read at a time from the page cache: small enough to be decoded from L2.
-WARM_BLOCK_BYTES = 256 << 10
+#: Packed bytes read at a time from the page cache: few system calls, and still decoded from the last-level cache (measured).
+WARM_BLOCK_BYTES = 1 << 20
 #: Packed bytes read at a time from storage: large enough for its full rate.
 COLD_BLOCK_BYTES = 8 << 20
 #: Packed bytes mapped at a time: address space rather than memory, but touched pages count as resident.
-MAPPED_BLOCK_BYTES = 8 << 20
+MAPPED_BLOCK_BYTES = 32 << 20
 #: Output of a tile on a device: enough frames that launches and copies run at full rate.
 DEVICE_TILE_BYTES = 128 << 20
 DEFAULT_MEMORY = 256 << 20
@@ -215,7 +215,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     if layout.strided is not None:
         target = left                       # every block is a pass over the file: as few of them as memory allows
     elif mapped:
-        target = left = MAPPED_BLOCK_BYTES
+        target = MAPPED_BLOCK_BYTES
     block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // frame_staged)
     if block_frames > depth:
         block_frames -= block_frames % depth
