@@ -129,7 +129,7 @@ class CpuDecoder:
         maps = [m for m in (self._dark, self._gain) if m is not None]
         kind = "" if not maps else maps[0].dtype.str[1:] + ("d" if self._dark is not None else "") + ("g" if self._gain is not None else "")
         self._walk = plan_walk(placements, encoding, unpacker.step, sum(m.nbytes for m in maps))
-        self._loop = compile_variant(unpacker, _target(encoding.dtype, dtype), kind, self._walk.one_step, self._walk.repeats)
+        self._loop = compile_variant(unpacker, _target(encoding.dtype, dtype), kind, self._walk.known_pixels, self._walk.known_repeats)
         self._dtype, self._frame_pixels, self._param = dtype, frame_pixels, encoding.param
 
     def bind(self, staged: Any, starts: np.ndarray, out: np.ndarray) -> Decode:

@@ -40,7 +40,7 @@ from gpuio.layout import PART, PIXELS, PLACEMENT_COLUMNS, POS, REP_POS, REP_SRC,
 COLUMNS = len(PLACEMENT_COLUMNS)
 
 # Globals of a variant; `compile_variant` puts its own in their place.
-OUT_BYTES = STEP = STEP_BYTES = GROUP = ONE_STEP = KNOWN_REPEATS = 0
+OUT_BYTES = STEP = STEP_BYTES = GROUP = KNOWN_PIXELS = KNOWN_REPEATS = 0
 forward: Any = None
 forward_part: Any = None
 backward: Any = None
@@ -86,8 +86,8 @@ def loop(src: int, starts: int, frames: int, parts: int, limits: int, n_limits: 
                 # Positions and addresses are those of the run's first group; `skipped` pixels of it are left out.
                 ps = src + at(starts, f * parts + at(table, k + PART)) + at(table, k + SRC) + y0 * row_src
                 q = at(table, k + POS) + y0 * row_pos - way * skipped
-                end = STEP if ONE_STEP else skipped + at(table, k + PIXELS)
-                head = 0 if ONE_STEP else min(skipped, 1)                       # the first step is masked
+                end = KNOWN_PIXELS if KNOWN_PIXELS else skipped + at(table, k + PIXELS)
+                head = 0 if KNOWN_PIXELS else min(skipped, 1)                       # the first step is masked
                 whole = max(0, end // STEP - head)                              # steps that need no mask
                 rest = end % STEP if end > STEP or head == 0 else 0
                 overlaps = rest > 0 and end - skipped >= STEP and end % GROUP == 0
@@ -150,37 +150,39 @@ def jit(function: Any, signature: Any = None) -> Any:
 
 
 def find(module: str, name: str, dtype: np.dtype) -> Unpacker:
-    """The `Unpacker` that the table of encodings names."""
-    unpacker: Unpacker = getattr(importlib.import_module(f"gpuio.cpu_fallback.{module}"), name)(dtype)
-    return unpacker
+    """The `Unpacker` that the table of encodings names; ValueError if it does not hold pixels of `dtype`."""
+    unpacker: type[Unpacker] = getattr(importlib.import_module(f"gpuio.cpu_fallback.{module}"), name)
+    if dtype.str[1:] not in unpacker.dtypes:
+        raise ValueError(f"encoding {module} does not hold pixels of {dtype}; expected one of {', '.join(unpacker.dtypes)}")
+    return unpacker(dtype)
 
 
-def variant_name(unpacker: Unpacker, target: str, maps: str, one_step: bool, repeats: int) -> str:
+def variant_name(unpacker: Unpacker, target: str, maps: str, known_pixels: int, known_repeats: int) -> str:
     """All that machine code depends on: the variant and the sources it is made from."""
     module = type(unpacker).__module__.rpartition(".")[2]
     digest = hashlib.sha256()
     for source in ("_vectors", "_step", "_driver", module):
         digest.update(resources.files("gpuio.cpu_fallback").joinpath(f"{source}.py").read_bytes())
     digest.update(repr(PLACEMENT_COLUMNS).encode())
-    parts = [module, unpacker.dtype.str[1:], target, maps or "none", f"x{repeats}" if one_step else "any", digest.hexdigest()[:12]]
+    parts = [module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", digest.hexdigest()[:12]]
     return "_".join(parts)
 
 
-def compile_variant(unpacker: Unpacker, target: str, maps: str, one_step: bool, repeats: int) -> Any:
+def compile_variant(unpacker: Unpacker, target: str, maps: str, known_pixels: int = 0, known_repeats: int = 0) -> Any:
     """The loop as machine code: from this process, from disk, or compiled (about a second).
 
     Parameters
     ----------
     target, maps
         As for `_step.make_step`.
-    one_step, repeats
-        Compile in that all runs are of one step, and how often they repeat (0: unknown).
+    known_pixels, known_repeats
+        Length of all runs, which begin at a group, and how often they repeat, to be compiled in; 0: unknown.
     """
-    name = variant_name(unpacker, target, maps, one_step, repeats)
+    name = variant_name(unpacker, target, maps, known_pixels, known_repeats)
     with _lock:             # else threads that start together compile the same thing
         if name not in _compiled:
             own = {**globals(), "OUT_BYTES": size_of(KINDS[target]), "STEP": unpacker.step, "STEP_BYTES": unpacker.step_bytes,
-                   "GROUP": unpacker.group_pixels, "ONE_STEP": int(one_step), "KNOWN_REPEATS": repeats}
+                   "GROUP": unpacker.group_pixels, "KNOWN_PIXELS": known_pixels, "KNOWN_REPEATS": known_repeats}
             for backward_too, word in ((False, "forward"), (True, "backward")):
                 own[word] = make_step(unpacker, target, maps, backward_too, partial=False)
                 own[f"{word}_part"] = make_step(unpacker, target, maps, backward_too, partial=True)

@@ -31,17 +31,15 @@ class Walk:
         Rows of the highest entry.
     band : int
         Rows to decode of all frames before going on to the next ones.
-    one_step : bool
-        All runs are exactly one step and begin at a group, as K2IS blocks do.
-    repeats : int
-        Repeats of every entry if `one_step`, else 0.
+    known_pixels, known_repeats : int
+        Length and repeats of all runs where it pays to compile them in, else 0.
     """
 
     table: np.ndarray
     height: int
     band: int
-    one_step: bool
-    repeats: int
+    known_pixels: int
+    known_repeats: int
 
 
 def plan_walk(table: np.ndarray, encoding: Encoding, step: int, map_bytes: int) -> Walk:
@@ -66,7 +64,7 @@ def plan_walk(table: np.ndarray, encoding: Encoding, step: int, map_bytes: int) 
         band = min(band, SHARED_ROWS)
     repeats = int(table[0, REPEATS]) if len(table) else 0
     one_step = bool(repeats > 1 and ((table[:, PIXELS] == step) & (table[:, SKIPPED] == 0) & (table[:, REPEATS] == repeats)).all())
-    return Walk(np.ascontiguousarray(table), height, min(band, height), one_step, repeats if one_step else 0)
+    return Walk(np.ascontiguousarray(table), height, min(band, height), step if one_step else 0, repeats if one_step else 0)
 
 
 def _join_rows(table: np.ndarray, encoding: Encoding) -> np.ndarray:

@@ -64,25 +64,26 @@ class ConvertingDecoder:
             raise TypeError(f"out is {out.dtype}; expected {self._dtype}")
         if out.ndim != 2 or out.shape[1] != self._pixels or not out.flags.c_contiguous:
             raise ValueError(f"out has shape {list(out.shape)}; expected [depth, {self._pixels}] in C order")
-        own = threading.local()                 # threads that decode at the same time need scratch of their own
         depth = len(out)
-        self._make_scratch(own, staged, starts)     # what is wrong with `staged` and `starts` shows now
+        few = min(self._few, max(1, depth))
+        own = threading.local()                     # threads that decode at the same time need scratch of their own
+        self._make_scratch(own, few, staged, starts)    # what is wrong with `staged` and `starts` shows now
 
         def decode(first: int, count: int, at: int = 0) -> None:
             if first < 0 or at < 0 or count < 0 or first + count > len(starts) or at + count > depth:
                 raise IndexError(f"frames {first} to {first + count} into {at} to {at + count}: "
                                  f"there are {len(starts)} starts, and out holds {depth} frames")
             if not hasattr(own, "inner"):
-                self._make_scratch(own, staged, starts)
-            for done in range(0, count, self._few):
-                n = min(self._few, count - done)
+                self._make_scratch(own, few, staged, starts)
+            for done in range(0, count, few):
+                n = min(few, count - done)
                 own.inner(first + done, n)
                 self._put(own.scratch[:n], out[at + done:at + done + n])
 
         return decode
 
-    def _make_scratch(self, own: Any, staged: Any, starts: np.ndarray) -> None:
-        own.scratch = self._engine.zeros((self._few, self._pixels * self._items), self._stored)
+    def _make_scratch(self, own: Any, few: int, staged: Any, starts: np.ndarray) -> None:
+        own.scratch = self._engine.zeros((few, self._pixels * self._items), self._stored)
         own.inner = self._inner.bind(staged, starts, own.scratch)
 
     def _put(self, stored: Any, out: Any) -> None:

@@ -44,7 +44,7 @@ class Case:
     Attributes
     ----------
     staged : uint8[n]
-        Packed bytes; no byte behind the last group of the last frame.
+        Packed bytes; the last one is the last that any placement needs.
     starts : int64[frames, parts]
     placements : int64[entries, 12]
     expected : native dtype[frames, frame_pixels]
@@ -198,11 +198,9 @@ def quad(rng: np.random.Generator, group_bytes: int, group: int) -> Placed:
     height, groups = 37, -(-19 // group)
     chip, row = groups * group, 4 * groups * group_bytes
     side, block = 2 * chip, groups * group_bytes
-    common = dict(pixels=chip, rows=height, row_src=row, repeats=2)
-    return Placed(2 * height * side, [Segment(0, height * 4 * groups)], [
-        Piece(src=2 * block, pos=chip, row_pos=side, rep_src=block, rep_pos=-chip, **common),
-        Piece(src=0, pos=2 * height * side - 1, row_pos=-side, rep_src=block, rep_pos=-chip, reversed=True, **common),
-    ])
+    top = Piece(src=2 * block, pos=chip, pixels=chip, rows=height, row_src=row, row_pos=side, repeats=2, rep_src=block, rep_pos=-chip)
+    bottom = replace(top, src=0, pos=2 * height * side - 1, row_pos=-side, reversed=True)
+    return Placed(2 * height * side, [Segment(0, height * 4 * groups)], [top, bottom])
 
 
 def blocks_side_by_side(rng: np.random.Generator, group_bytes: int, group: int) -> Placed:
@@ -229,7 +227,7 @@ def folded(rng: np.random.Generator, group_bytes: int, group: int) -> Placed:
 
 def every_length(rng: np.random.Generator, group_bytes: int, group: int) -> Placed:
     """One run of each length up to several steps, cut anywhere, either way round, a pixel left alone between them."""
-    lengths = list(range(1, 71)) + [79, 80, 81, 127, 128, 129, 191, 192, 193, 256, 257]
+    lengths = [*range(1, 71), 79, 80, 81, 127, 128, 129, 191, 192, 193, 256, 257]
     rng.shuffle(lengths)
     segments, pieces, offset, pos = [], [], int(rng.integers(7)), 1
     for n in lengths:
@@ -263,7 +261,7 @@ def several_parts(rng: np.random.Generator, group_bytes: int, group: int) -> Pla
         Piece(0, 2 * band - 1, band - cut, rows=height, row_src=row + 1, row_pos=3 * band, skipped=cut, reversed=True, part=1),
         Piece((height - 1) * row, 2 * band, band, rows=height, row_src=-row, row_pos=3 * band, part=2),
     ]
-    segments = [Segment(2, height * groups, 0), Segment(0, height * groups, 2)] + [Segment(r * (row + 1), groups, 1) for r in range(height)]
+    segments = [Segment(2, height * groups, 0), Segment(0, height * groups, 2), *(Segment(r * (row + 1), groups, 1) for r in range(height))]
     return Placed(height * 3 * band, segments, pieces)
 
 
@@ -343,6 +341,7 @@ def build(row: Row, dtype: str, layout: Callable[[np.random.Generator, int, int]
 
     expected = np.zeros((frames, placed.frame_pixels), native)
     written = np.zeros(placed.frame_pixels, bool)
+    needed = 0
     for f in range(stored):
         pixels = {}
         for s in placed.segments:
@@ -353,8 +352,10 @@ def build(row: Row, dtype: str, layout: Callable[[np.random.Generator, int, int]
         for piece, where, segment, first in _runs(placed, encoding):
             expected[f, where] = pixels[segment][first:first + piece.pixels]
             written[where] = True
+            groups = -(-(first + piece.pixels) // row.group_pixels)
+            needed = max(needed, starts[f, segment.part] + segment.offset + groups * encoding.group_bytes + encoding.param)
     expected[stored] = expected[0]
-    return Case(name, encoding, staged, starts, placement_table(placed.pieces), placed.frame_pixels, expected, written)
+    return Case(name, encoding, staged[:needed].copy(), starts, placement_table(placed.pieces), placed.frame_pixels, expected, written)
 
 
 def _runs(placed: Placed, encoding: Encoding) -> Iterator[tuple[Piece, np.ndarray, Segment, int]]:
