@@ -171,7 +171,7 @@ def _joined(table: np.ndarray, encoding: Encoding) -> np.ndarray:
     t = table.copy()
     way = np.where(t[:, REVERSED] != 0, -1, 1)
     for count, src, pos, other in ((REPEATS, REP_SRC, REP_POS, None), (ROWS, ROW_SRC, ROW_POS, REPEATS)):
-        joins = ((t[:, SKIPPED] == 0) & (t[:, PIXELS] % encoding.group_pixels == 0) & (t[:, pos] == way * t[:, PIXELS])
+        joins = ((t[:, PIXELS] % encoding.group_pixels == 0) & (t[:, pos] == way * t[:, PIXELS])
                  & (t[:, src] == t[:, PIXELS] // encoding.group_pixels * encoding.group_bytes)
                  & (t[:, PIXELS].astype(float) * t[:, count] < 2.0 ** 30))
         if other is not None:

@@ -54,8 +54,13 @@ static inline void shim_end_block() {}
 static inline void shim_end_launch() {}
 #endif
 
+// A device refuses what does not lie at a multiple of its size; this machine would not notice.
+static unsigned long long shim_misaligned_accesses;
+extern "C" unsigned long long shim_misaligned() { return shim_misaligned_accesses; }
+
 template <class T> static inline T __ldg(const T *p)
 {
+    shim_misaligned_accesses += (std::uintptr_t)p % sizeof(T) != 0;
 #ifdef COUNT_BYTES
     shim_count_load(p, sizeof(T));
 #endif
@@ -63,6 +68,7 @@ template <class T> static inline T __ldg(const T *p)
 }
 template <class T> static inline void __stcs(T *p, T v)
 {
+    shim_misaligned_accesses += (std::uintptr_t)p % sizeof(T) != 0;
 #ifdef COUNT_BYTES
     shim_counts[2] += sizeof(T);
 #endif

@@ -89,6 +89,7 @@ class HostRuntime:
             assert 0 < block[0] * block[1] * block[2] <= 1024 and max(grid[1:]) <= 65535 and min(grid) > 0
             three = ctypes.c_uint * 3
             function(three(*grid), three(*block), ctypes.c_void_p(record.ctypes.data))
+            assert library.shim_misaligned() == 0, "memory is accessed at multiples of the size"
             self.launches.append((expression, grid, block))
 
         return launch

@@ -83,14 +83,15 @@ def test_repeats_and_rows_without_a_gap_become_one_run() -> None:
         Piece(0, 200, 24, rows=5, row_src=96, row_pos=48, repeats=2, rep_src=48, rep_pos=-24),      # blocks from right to left
         Piece(0, 500, 23, rows=5, row_src=48, row_pos=23),                                          # a cut group between the rows
         Piece(0, 300, 24, rows=5, row_src=50, row_pos=24),
+        Piece(0, 700, 24, rows=5, row_src=48, row_pos=24, skipped=3),                               # cut once, at its beginning
     ]
     table = _launch.entries(placement_table(pieces), R12, 4, 0)
-    assert table["pixels"].tolist() == [120, 240, 24, 23, 24]
-    assert table["repeats"].tolist() == [1, 1, 2, 1, 1]
-    assert table["low"].tolist() == [0, 360, 200, 500, 300]
-    assert (table["work"] // table["chunks"]).tolist() == [1, 1, 10, 5, 5]
-    assert table["chunks"].tolist() == [30, 60, 6, 6, 6]
-    assert table["reversed"].tolist() == [0, 1, 0, 0, 0]
+    assert table["pixels"].tolist() == [120, 240, 24, 23, 24, 120]
+    assert table["repeats"].tolist() == [1, 1, 2, 1, 1, 1]
+    assert table["low"].tolist() == [0, 360, 200, 500, 300, 700]
+    assert (table["work"] // table["chunks"]).tolist() == [1, 1, 10, 5, 5, 1]
+    assert table["chunks"].tolist() == [30, 60, 6, 6, 6, 30]
+    assert table["reversed"].tolist() == [0, 1, 0, 0, 0, 0]
 
 
 def test_runs_that_may_begin_anywhere_touch_a_chunk_more() -> None:
