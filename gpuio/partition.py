@@ -187,10 +187,9 @@ class BasePartition(Partition):
         """Through a user's decoder, range by range, as the specification describes it."""
         stop = min(self._start_frame + self._num_frames, self.meta.image_count)
         sync_offset = self.meta.sync_offset
-        native = self._decoder.get_native_dtype(self.meta.raw_dtype, dtype)
         ranges = self._fileset.get_read_ranges(self._start_frame, stop, self.meta.raw_dtype, scheme, sync_offset, roi)
         yield from self._io_backend.get_impl().get_tiles(
-            tiling_scheme=scheme, fileset=self._fileset, read_ranges=ranges, roi=roi, native_dtype=native, read_dtype=dtype,
+            tiling_scheme=scheme, fileset=self._fileset, read_ranges=ranges, roi=roi, native_dtype=self.meta.raw_dtype, read_dtype=dtype,
             decoder=self._decoder, sync_offset=sync_offset, corrections=self._corrections)
 
     def _selected(self, roi: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
