@@ -29,8 +29,8 @@ from gpuio.kernels._launch import VECTOR
 #: Launches a kernel: ``kernel(grid, block, (argument record,))``.
 Kernel = Callable[[tuple[int, int, int], tuple[int, int, int], tuple[np.ndarray]], None]
 
-#: Oldest devices that are compiled for (Volta).
-COMPUTE_CAPABILITY = (7, 0)
+#: Compute capability of the oldest devices that kernels are made for (Volta), and that CUDA 13 compiles for (Turing).
+OLDEST, OLDEST_OF_CUDA_13 = (7, 0), (7, 5)
 #: Results equal those of the CPU bit for bit, so nothing may be contracted.
 COMPILE_OPTIONS = ("-std=c++17", "--fmad=false")
 
@@ -164,13 +164,17 @@ def available(device: int = 0) -> str | None:
         return f"CUDA does not start: {_line(error)}; check the driver with nvidia-smi"
     if device >= count:
         return f"there is no CUDA device {device}; {count} found" + (", check CUDA_VISIBLE_DEVICES" if count == 0 else "")
-    capability = cupy.cuda.Device(device).compute_capability
-    if (int(capability[:-1]), int(capability[-1])) < COMPUTE_CAPABILITY:
-        return f"CUDA device {device} has compute capability {capability[:-1]}.{capability[-1]}; expected 7.0 or above"
     try:
-        cupy.cuda.nvrtc.getVersion()
+        toolkit = cupy.cuda.nvrtc.getVersion()[0]
     except (RuntimeError, ImportError, OSError) as error:
         return f"the CUDA compiler library NVRTC is not found ({_line(error)}); install gpuio[cuda13] or gpuio[cuda12]"
+    number = str(cupy.cuda.Device(device).compute_capability)
+    capability = int(number[:-1]), int(number[-1])
+    if capability < OLDEST:
+        return f"CUDA device {device} has compute capability {capability[0]}.{capability[1]}; expected {OLDEST[0]}.{OLDEST[1]} or above"
+    if toolkit >= 13 and capability < OLDEST_OF_CUDA_13:
+        return (f"CUDA {toolkit} does not compile for device {device} of compute capability {capability[0]}.{capability[1]}; "
+                "install gpuio[cuda12]")
     return None
 
 

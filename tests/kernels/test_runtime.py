@@ -235,6 +235,8 @@ def test_a_complete_machine_is_available(machine: Any) -> None:
     (lambda m: setattr(m.cupy.cuda.runtime, "getDeviceCount", lambda: 0), "there is no CUDA device 0; 0 found, check CUDA_VISIBLE_DEVICES"),
     (lambda m: setattr(m.cupy.cuda, "Device", lambda n: types.SimpleNamespace(compute_capability="61")),
      "CUDA device 0 has compute capability 6.1; expected 7.0"),
+    (lambda m: setattr(m.cupy.cuda, "Device", lambda n: types.SimpleNamespace(compute_capability="70")),
+     r"CUDA 13 does not compile for device 0 of compute capability 7.0; install gpuio\[cuda12\]"),
     (lambda m: setattr(m.cupy.cuda.nvrtc, "getVersion", fails("Failure finding libnvrtc.so.13")),
      r"NVRTC is not found \(Failure finding libnvrtc.so.13\); install gpuio\[cuda13\]"),
 ])
