@@ -51,7 +51,7 @@ class PixelAccess:
         Parameters
         ----------
         dtype
-            Of the tiles. None: native, or as wide as corrections need.
+            Of the tiles. None: that of the data set, or as wide as corrections need.
         roi : bool[nav], optional
             Positions wanted.
         corrections
@@ -80,8 +80,9 @@ class PixelAccess:
         """
         nav, frames = self._selected(roi)
         backend, cold, _ = self._transport()
-        yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, dtype=dtype, depth=depth, memory=memory,
-                                  corrections=self._corrections(corrections), threads=threads, cold=cold)
+        corrections = self._corrections(corrections)
+        yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, depth=depth, memory=memory, corrections=corrections,
+                                  dtype=pipeline.output_dtype(self.dtype, dtype, corrections), threads=threads, cold=cold)
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
         return self.get_correction_data() if corrections is None else corrections
@@ -90,21 +91,14 @@ class PixelAccess:
         """Compressed nav index and file frame of every position that has data."""
         first, count = self.sync_offset, self.image_count
         nav, frames = selected_frames(first, min(first + self.shape.nav.size, count), first, count, roi, nav_shape=self.shape.nav)
-        present = self._present(frames)
+        present = self.layout.present(frames)
         return (nav, frames) if present.all() else (nav[present], frames[present])
-
-    def _present(self, frames: np.ndarray) -> np.ndarray:
-        """Which file frames are in a file: those in the holes of a series are not."""
-        if not self.layout.parts:
-            return np.ones(len(frames), dtype=bool)
-        located: np.ndarray = self.layout.parts[0].locate(frames)[0]
-        return located >= 0
 
     def _file_frames(self, nav: np.ndarray) -> np.ndarray:
         """File frame of flat nav indices, -1 where blank."""
         frames = np.asarray(nav, dtype=np.int64) + self.sync_offset
         inside = (frames >= 0) & (frames < self.image_count)
-        inside[inside] = self._present(frames[inside])
+        inside[inside] = self.layout.present(frames[inside])
         return np.where(inside, frames, -1)
 
     def blank(self) -> np.ndarray:

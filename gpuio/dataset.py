@@ -99,18 +99,22 @@ class DataSet(PixelAccess):
         if sig != layout.sig_shape:
             layout = _with_sig_shape(layout, tuple(sig))
         nav = self._nav_shape or layout.nav_shape or guess_nav_shape(layout.image_count)
-        self._sync_offset = int(self._sync_offset or 0)
+        self._sync_offset = layout.sync_offset if self._sync_offset is None else int(self._sync_offset)
         check_sync_offset(self._sync_offset, layout.image_count)
         self._layout = layout
         self._meta = DataSetMeta(
             shape=Shape((*nav, *sig), sig_dims=len(sig)), image_count=layout.image_count, raw_dtype=self._raw_dtype(layout),
-            dtype=layout.dtype, metadata=layout.metadata, sync_offset=self._sync_offset)
+            dtype=self._default_dtype(layout), metadata=layout.metadata, sync_offset=self._sync_offset)
         return self
 
     @staticmethod
     def _raw_dtype(layout: Layout) -> np.dtype:
         """dtype of the bytes on disk, byte order included."""
         return layout.dtype.newbyteorder(">") if layout.encoding.name == "swap" else layout.dtype
+
+    def _default_dtype(self, layout: Layout) -> np.dtype:
+        """dtype of pixels where the user asks for none; wider than the stored one where a format's own corrections need it."""
+        return layout.dtype
 
     def check_valid(self) -> bool:
         """True, or an error: the first and the last frame can be found and read.
@@ -161,7 +165,7 @@ class DataSet(PixelAccess):
 
     @property
     def dtype(self) -> np.dtype:
-        """Native dtype of decoded pixels."""
+        """dtype of decoded pixels where none is asked for: the native one, unless corrections of the files' own need a wider one."""
         return self._known.dtype
 
     @property
@@ -189,7 +193,7 @@ class DataSet(PixelAccess):
         """Paths of the files that hold pixels."""
         if self.layout.strided is not None:
             return [self.layout.strided.path]
-        return [f.path for part in self.layout.parts for f in part]
+        return [f.path for f in self.layout.numbered_files()[0]]
 
     def get_sync_offset_info(self) -> dict[str, int]:
         """Frames skipped, ignored and inserted.
@@ -246,7 +250,7 @@ class DataSet(PixelAccess):
             return self._io_backend, False, "asked for"
         from gpuio.io import choose
 
-        files = [f for part in self.layout.parts for f in part] if self.layout.strided is None else []
+        files = self.layout.numbered_files()[0] if self.layout.strided is None else []
         return choose([f.path for f in files], [f.size for f in files])
 
     # -- what partitions and tiles are made from ------------------------------------------------------------------
@@ -294,7 +298,9 @@ class DataSet(PixelAccess):
 
     def _decoder_for_need(self) -> Any:
         """Something that is not None if bytes have to be decoded."""
-        return self.get_decoder() or (None if self.layout.encoding.name in ("plain", "swap") and self.layout.strided is None else self)
+        layout = self.layout
+        as_stored = layout.encoding.name in ("plain", "swap") and layout.strided is None and len(layout.pieces) == 1
+        return self.get_decoder() or (None if as_stored else self)
 
     def get_decoder(self) -> Any:
         """A user's own `Decoder`; None: the layout's encoding, decoded by the engine."""
@@ -303,6 +309,16 @@ class DataSet(PixelAccess):
     def get_correction_data(self) -> CorrectionSet:
         """Corrections that the files carry."""
         return CorrectionSet()
+
+    def _mean(self, layout: Layout) -> np.ndarray:
+        """Mean of all frames of another layout, such as dark frames, uncorrected: float64[sig], host memory.
+
+        Integers are summed exactly.
+        """
+        frames = DataSet(self._io_backend)
+        frames._device = self._device
+        mean: np.ndarray = frames._settle(layout).sum_nav(corrections=CorrectionSet()) / layout.image_count
+        return mean
 
     def get_task_comm_handler(self) -> TaskCommHandler:
         """One that does nothing."""

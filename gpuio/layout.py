@@ -161,6 +161,8 @@ class Layout:
     strided
         For arrays stored with navigation fastest: frames are gathered from it in the byte order of the file, and `pieces`
         describe a gathered frame. `parts` is then empty.
+    dark
+        Frames of the same set whose mean is the dark frame, as a layout of their own; None if there are none.
     metadata
         What the files say about the experiment. Keys carry units as suffix (``exposure_s``); values are plain Python.
     notes
@@ -175,6 +177,7 @@ class Layout:
     image_count: int
     nav_shape: tuple[int, ...] | None = None
     strided: Strided | None = None
+    dark: Layout | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

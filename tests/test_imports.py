@@ -62,6 +62,8 @@ THIRD_PARTY = {
     "dask": ("gpuio.formats.dask", "gpuio.integrations.dask"),
     "libertem": ("gpuio.integrations.libertem",),
     "xarray": ("gpuio.integrations.xarray",),
+    "defusedxml": ("gpuio.formats._xml",),
+    "scipy": ("gpuio.formats._gain_map",),
     "jsonschema": ("gpuio.meta", "gpuio.messages"),
     "click": ("gpuio.cli",),
     "rich": ("gpuio.cli", "gpuio.demo"),
