@@ -152,8 +152,7 @@ class CpuDecoder:
                 raise ValueError(f"staged is {staged.dtype}{list(staged.shape)}; expected contiguous uint8[n]")
             src, allowed = staged.ctypes.data, _allowed_starts(self._limits, staged.size)
 
-        # Addresses are taken once: `array.ctypes.data` costs more than a call of the loop. What they point into is kept
-        # alive by `decode`, which refers to all of it.
+        # Addresses are taken once: `array.ctypes.data` costs more than a call of the loop.
         loop, walk, param, maps = self._loop, self._walk, self._param, (self._dark, self._gain)
         dark, gain = (0 if m is None else m.ctypes.data for m in maps)
         table, entries, height, band = walk.table.ctypes.data, len(walk.table), walk.height, walk.band
@@ -171,7 +170,7 @@ class CpuDecoder:
                 raise ValueError(f"frame {first + bad} starts at {starts[first + bad].tolist()}; expected starts from "
                                  f"{allowed[:, 0].tolist()} to {allowed[:, 1].tolist()} in {staged.size} staged bytes")
 
-        decode.owners = (walk, maps)  # type: ignore[attr-defined]
+        decode.owners = (staged, starts, out, allowed, walk, maps)  # type: ignore[attr-defined]  # keeps alive what addresses point into
         return decode
 
 

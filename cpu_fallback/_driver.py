@@ -50,7 +50,7 @@ backward_part: Any = None
 def _at(typing: Any, table: Any, i: Any) -> Any:
     """``table[i]`` of int64 at an address."""
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.load(b.gep(b.inttoptr(args[0], I64.as_pointer()), [args[1]], source_etype=I64))
+        return b.load(b.gep(b.inttoptr(args[0], I64.as_pointer()), [args[1]]))
 
     return types.int64(types.int64, types.int64), emit
 
@@ -160,12 +160,15 @@ def find(module: str, name: str, dtype: np.dtype) -> Unpacker:
 def variant_name(unpacker: Unpacker, target: str, maps: str, known_pixels: int, known_repeats: int) -> str:
     """All that machine code depends on: the variant and the sources it is made from."""
     module = type(unpacker).__module__.rpartition(".")[2]
-    digest = hashlib.sha256()
+    return "_".join([module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", _digest(module)])
+
+
+@functools.cache
+def _digest(module: str) -> str:
+    digest = hashlib.sha256(repr(PLACEMENT_COLUMNS).encode())
     for source in ("_vectors", "_step", "_driver", module):
         digest.update(resources.files("gpuio.cpu_fallback").joinpath(f"{source}.py").read_bytes())
-    digest.update(repr(PLACEMENT_COLUMNS).encode())
-    parts = [module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", digest.hexdigest()[:12]]
-    return "_".join(parts)
+    return digest.hexdigest()[:12]
 
 
 def compile_variant(unpacker: Unpacker, target: str, maps: str, known_pixels: int = 0, known_repeats: int = 0) -> Any:

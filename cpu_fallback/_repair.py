@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from gpuio.cpu_fallback._driver import jit
+
+INDICES = types.Array(types.int64, 1, "C", readonly=True)
+SIGNATURES = [types.void(real[:, ::1], INDICES, INDICES, INDICES, types.int64) for real in (types.float32, types.float64)]
 
 
 def _repair(values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, neighbours: np.ndarray, items: int) -> None:
@@ -20,4 +24,4 @@ def _repair(values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, neighbou
                     values[frame, pixels[i] * items + item] = total / count
 
 
-repair = jit(_repair)
+repair = jit(_repair, SIGNATURES)

@@ -69,7 +69,7 @@ class Case:
             return True
         limits = np.iinfo(to)
         real = values.real.astype("f8")
-        return bool((np.isfinite(real) & (np.trunc(real) >= float(limits.min)) & (np.trunc(real) < float(limits.max))).all())
+        return bool((np.isfinite(real) & (np.trunc(real) >= float(limits.min)) & (np.trunc(real) < float(limits.max) + 1)).all())
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,10 @@ def repair_table(shape: tuple[int, int], excluded: list[tuple[int, int]]) -> Rep
         neighbours += [v * shape[1] + u for v, u in around if 0 <= v < shape[0] and 0 <= u < shape[1] and (v, u) not in excluded]
         starts.append(len(neighbours))
     pixels = [y * shape[1] + x for y, x in sorted(excluded)]
-    return RepairTable(*(np.array(a, np.int64) for a in (pixels, starts, neighbours)))
+    arrays = [np.array(a, np.int64) for a in (pixels, starts, neighbours)]
+    for a in arrays:
+        a.flags.writeable = False               # a table is shared and never written
+    return RepairTable(*arrays)
 
 
 @pytest.mark.parametrize("excluded, repaired", [
