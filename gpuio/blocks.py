@@ -51,12 +51,17 @@ class Block:
     first_extent: int       # of the plan's, in this block
 
     def bind(self, decoder: Any, out: Any) -> Decode:
-        """A call that decodes frames of this block, numbered as in the plan, into `out`."""
+        """A call that decodes frames of this block, numbered as in the plan, into `out`; kept for further blocks of the plan."""
         key = (id(decoder), id(out))
         call = self.slot.bound.get(key)
         if call is None:
-            staged = None if self.slot.staging is None else self.slot.staging.device
-            call = self.slot.bound[key] = decoder.bind(staged, self.plan.starts, out)
+            call = self.slot.bound[key] = self.bind_once(decoder, out)
+        return call
+
+    def bind_once(self, decoder: Any, out: Any) -> Decode:
+        """The same, for a decoder that may be gone when the next block comes."""
+        staged = None if self.slot.staging is None else self.slot.staging.device
+        call: Decode = decoder.bind(staged, self.plan.starts, out)
         return call
 
     def check(self) -> None:
@@ -99,7 +104,7 @@ class BlockReader:
             self._reader: Any = GatherReader(layout.strided, layout.sig_shape)
             self._alignment, self._mapped, threads, slots = 1, False, 0, 1
         else:
-            files = [file for part in layout.parts for file in part]
+            files = layout.numbered_files()[0]
             self._reader = backend.open([f.path for f in files], [f.size for f in files])
             self._alignment, self._mapped = backend.alignment, hasattr(self._reader, "map")
         self._closers.append(self._reader.close)
@@ -187,8 +192,9 @@ class BlockReader:
             _release_map(slot)
             slot.mapped = self._reader.map(extents)
             mine = slice(int(plan.extent_starts[index]), int(plan.extent_starts[index + 1]))
-            shift = np.asarray(slot.mapped.addresses, dtype=np.int64) - plan.extents[mine, 3]
-            plan.starts[first:stop] += shift[plan.extent_of[first:stop] - mine.start]
+            if extents:
+                shift = np.asarray(slot.mapped.addresses, dtype=np.int64) - plan.extents[mine, 3]
+                plan.starts[first:stop] += shift[plan.extent_of[first:stop] - mine.start]
             return block
         if slot.staging is None or len(slot.staging.host) < plan.staging_bytes:
             slot.bound.clear()

@@ -251,7 +251,8 @@ class DataSet(PixelAccess):
         from gpuio.io import choose
 
         files = self.layout.numbered_files()[0] if self.layout.strided is None else []
-        return choose([f.path for f in files], [f.size for f in files])
+        in_place = self.device == "cpu" and self.layout.is_sequential
+        return choose([f.path for f in files], [f.size for f in files], in_place=in_place)
 
     # -- what partitions and tiles are made from ------------------------------------------------------------------
 

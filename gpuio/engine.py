@@ -166,6 +166,15 @@ def resolve_device(device: str | None = None) -> str:
     raise BackendUnavailable(f"device {asked!r} is not available: {reason}")
 
 
+def cpu_vendor() -> str:
+    """What the processor calls its maker, such as ``AuthenticAMD``; empty where the system does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as info:
+            return next((line.partition(":")[2].strip() for line in info if line.startswith("vendor_id")), "")
+    except OSError:
+        return ""
+
+
 def why_no_cuda(device: int = 0) -> str | None:
     """None if CUDA device number `device` can be used, else the reason and the remedy in one line."""
     from gpuio.kernels import available

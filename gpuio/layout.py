@@ -12,7 +12,8 @@ encoded pixels that land on the detector with a fixed step. One piece describes 
 
 A plain frame is one piece with one row a detector row; a 2x2 MIB RAW frame is two pieces (its bottom chips are
 stored rotated by 180 degrees: negative row step, reversed); a K2IS frame is 16. A frame that comes from several files
-has several **parts**: one file set each, one start each, and pieces that say to which part they belong.
+has several **parts**: one file set each, one start each, and pieces that say to which part they belong. A frame may lack
+some of its parts: their pixels are blank. A frame that lacks all of them is a blank frame.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from gpuio.errors import DataSetException, UnsupportedFeature
 
 if TYPE_CHECKING:
-    from gpuio.fileset import FileSet
+    from gpuio.fileset import File, FileSet
 
 #: Columns of a placement table, in order. The engines address them by number.
 PLACEMENT_COLUMNS = (
@@ -158,6 +159,8 @@ class Layout:
         Scan axes if the files say so, else None.
     image_count
         Frames that the files hold or ought to hold; holes in a series count.
+    sync_offset
+        Where the scan starts as far as the files say: the frame of the first position. Users may say otherwise.
     strided
         For arrays stored with navigation fastest: frames are gathered from it in the byte order of the file, and `pieces`
         describe a gathered frame. `parts` is then empty.
@@ -176,6 +179,7 @@ class Layout:
     sig_shape: tuple[int, ...]
     image_count: int
     nav_shape: tuple[int, ...] | None = None
+    sync_offset: int = 0
     strided: Strided | None = None
     dark: Layout | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -201,6 +205,47 @@ class Layout:
         return size
 
     @property
+    def is_sequential(self) -> bool:
+        """Whether the bytes of a frame are taken front to back, as one run."""
+        if len(self.parts) != 1 or len(self.pieces) != 1:
+            return False
+        piece = self.pieces[0]
+        row_bytes = piece.pixels // self.encoding.group_pixels * self.encoding.group_bytes
+        return piece.repeats == 1 and (piece.rows == 1 or piece.row_src == row_bytes)
+
+    @property
     def placements(self) -> np.ndarray:
         """The pieces as a placement table, int64[entries, 12]."""
         return placement_table(self.pieces)
+
+    def present(self, frames: np.ndarray) -> np.ndarray:
+        """Which file frames lie in a file, at least in part: bool[n]. Those in the holes of a series do not."""
+        if self.strided is not None:
+            return np.ones(len(frames), dtype=bool)
+        found = np.zeros(len(frames), dtype=bool)
+        for part in self.parts:
+            found |= part.locate(frames)[0] >= 0
+        return found
+
+    def numbered_files(self) -> tuple[list[File], list[np.ndarray]]:
+        """The files to read from, and how they are numbered.
+
+        Returns
+        -------
+        files
+            Of a frame in several parts, each path once: parts may share files, and a file in which frames lie at different
+            distances is several in its file set.
+        numbers : int64[files of the part], one array for each part
+            Position in `files` of each file of the part's set.
+        """
+        if len(self.parts) == 1:
+            return list(self.parts[0]), [np.arange(len(self.parts[0]), dtype=np.int64)]
+        position: dict[str, int] = {}
+        files: list[File] = []
+        numbers = []
+        for part in self.parts:
+            for file in part:
+                if position.setdefault(file.path, len(files)) == len(files):
+                    files.append(file)
+            numbers.append(np.array([position[file.path] for file in part], dtype=np.int64))
+        return files, numbers

@@ -197,11 +197,8 @@ class BasePartition(Partition):
         stop = min(self._start_frame + self._num_frames, self.meta.image_count)
         nav, frames = selected_frames(self._start_frame, stop, self.meta.sync_offset, self.meta.image_count, roi,
                                       nav_shape=self.meta.shape.nav)
-        if self._layout.parts and len(frames):
-            present = self._layout.parts[0].locate(frames)[0] >= 0
-            if not present.all():
-                nav, frames = nav[present], frames[present]
-        return nav, frames
+        present = self._layout.present(frames)
+        return (nav, frames) if present.all() else (nav[present], frames[present])
 
     def get_macrotile(self, dest_dtype: Any = "float32", roi: np.ndarray | None = None) -> DataTile:
         """The whole partition as one tile that is the caller's to keep; blank positions are zero.

@@ -48,13 +48,15 @@ class Plan:
         Block b needs ``extents[extent_starts[b]:extent_starts[b + 1]]``.
     starts : int64[n_frames, parts]
         Where a frame's part begins in its block's staging buffer. What placements call byte 0; may lie outside of what
-        is read if a box needs only later bytes.
+        is read if a box needs only later bytes. 0 for parts that are not read.
     extent_of : int64[n_frames, parts]
-        The extent that holds a frame's part.
+        The extent that holds a frame's part; of parts that are not read, the block's first one.
     staging_bytes : int
         The largest block.
     needed_bytes : int
         Bytes that the pixels need, for read amplification.
+    missing : bool[n_frames, parts] or None
+        Parts that pixels are wanted of and that a frame lacks; None: no frame lacks any.
     """
 
     blocks: np.ndarray
@@ -64,6 +66,7 @@ class Plan:
     extent_of: np.ndarray
     staging_bytes: int
     needed_bytes: int
+    missing: np.ndarray | None = None
 
     @property
     def read_bytes(self) -> int:
@@ -78,7 +81,7 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
     Parameters
     ----------
     frames : int64[n]
-        File frames, in the order in which they are wanted; any order, repeats allowed, none of them blank.
+        File frames, in the order in which they are wanted; any order, repeats allowed, each with at least one part.
     blocks : int64[n_blocks + 1]
         Boundaries of blocks in `frames`.
     placements : int64[entries, 12]
@@ -93,18 +96,22 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
     needed = span[:, 1] - span[:, 0]
     file = np.empty((n, n_parts), dtype=np.int64)
     origin = np.empty((n, n_parts), dtype=np.int64)
-    first_file = 0
-    for part, fileset in enumerate(layout.parts):
+    for part, (fileset, numbers) in enumerate(zip(layout.parts, layout.numbered_files()[1], strict=True)):
         where, origin[:, part] = fileset.locate(frames)
-        if n and where.min() < 0:
-            raise ValueError("blank frames cannot be planned; the caller leaves them out")
-        file[:, part] = where + first_file
-        first_file += len(fileset)
+        file[:, part] = np.where(where < 0, -1, numbers[where])
+    there = file >= 0
+    if not there.any(axis=1).all():
+        raise ValueError("blank frames cannot be planned; the caller leaves them out")
+    missing = ~there & (needed > 0)
     block = np.repeat(np.arange(len(blocks) - 1, dtype=np.int64), np.diff(blocks))
 
     key_block, key_file = np.repeat(block, n_parts), file.ravel()
     low = (origin + span[:, 0]).ravel()
     high = (origin + span[:, 1]).ravel()
+    read = (there & (needed > 0)).ravel()
+    some = None if read.all() else np.flatnonzero(read)
+    if some is not None:
+        key_block, key_file, low, high = key_block[some], key_file[some], low[some], high[some]
     order = None
     if n_parts > 1 or not _ascending(key_block, key_file, low):
         order = np.lexsort((low, key_file, key_block))
@@ -114,9 +121,8 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
     if len(low):
         opens[1:] = ((key_block[1:] != key_block[:-1]) | (key_file[1:] != key_file[:-1]) | (low[1:] - high[:-1] > gap))
     first = np.flatnonzero(opens)
-    last = np.append(first[1:], len(low)) - 1
     offset = low[first] // alignment * alignment
-    size = -(-high[last] // alignment) * alignment - offset
+    size = -(-np.maximum.reduceat(high, first) // alignment) * alignment - offset if len(low) else offset
     extent_block = key_block[first]
 
     room = -(-size // max(alignment, STAGING_ALIGNMENT)) * max(alignment, STAGING_ALIGNMENT)
@@ -130,11 +136,17 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
         unsorted = np.empty_like(extent_of)
         unsorted[order] = extent_of
         extent_of = unsorted
-    starts = origin.ravel() - offset[extent_of] + at[extent_of]
+    if some is None:
+        starts = origin.ravel() - offset[extent_of] + at[extent_of]
+    else:
+        starts = np.zeros(n * n_parts, dtype=np.int64)
+        starts[some] = origin.ravel()[some] - offset[extent_of] + at[extent_of]
+        known, extent_of = extent_of, np.repeat(extent_starts[block], n_parts)
+        extent_of[some] = known
     return Plan(
         blocks=blocks, extents=np.stack((key_file[first], offset, size, at), axis=1), extent_starts=extent_starts,
         starts=np.ascontiguousarray(starts.reshape(n, n_parts)), extent_of=extent_of.reshape(n, n_parts),
-        staging_bytes=int(staging.max(initial=0)), needed_bytes=int(needed.sum()) * n,
+        staging_bytes=int(staging.max(initial=0)), needed_bytes=int((there @ needed).sum()), missing=missing if missing.any() else None,
     )
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gpuio.errors import BackendUnavailable
-from gpuio.io.backends import BufferedBackend, IOBackend
+from gpuio.io.backends import BufferedBackend, IOBackend, MMapBackend
 
 #: File systems whose files come over a network.
 NETWORK = frozenset({
@@ -30,7 +30,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBackend | None = None) -> Choice:
+def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBackend | None = None,
+           in_place: bool = False) -> Choice:
     """Choose how to read files.
 
     Parameters
@@ -40,6 +41,10 @@ def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBa
     prefer
         A backend or its id, taken if it can be used. Unbuffered reading is never chosen unasked: it makes every second
         reading as slow as the first.
+    in_place
+        Whether the caller can decode bytes where they lie in the page cache, and takes them front to back. Then files that
+        are there, on a file system of this machine, are mapped: that saves a copy, which is a fifth to a third of the time
+        (measured). Bytes taken in another order are better copied first.
 
     Raises
     ------
@@ -54,9 +59,12 @@ def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBa
     if not known:
         return Choice(BufferedBackend(), bool(paths), f"{where}: the page cache cannot be asked; large blocks, read ahead")
     warm = sum(known) / len(known)
-    cold = warm < 0.5
-    how = "large blocks, read ahead" if cold else "small blocks, decoded from the CPU's cache"
-    return Choice(BufferedBackend(), cold, f"{where}: {warm:.0%} of the places looked at are in the page cache; {how}")
+    where = f"{where}: {warm:.0%} of the places looked at are in the page cache"
+    if warm < 0.5:
+        return Choice(BufferedBackend(), True, f"{where}; large blocks, read ahead")
+    if in_place and warm == 1 and not where.startswith("network"):
+        return Choice(MMapBackend(), False, f"{where}; mapped, decoded where they lie")
+    return Choice(BufferedBackend(), False, f"{where}; small blocks, decoded from the CPU's cache")
 
 
 def _preferred(prefer: str | IOBackend, paths: Sequence[str]) -> IOBackend:

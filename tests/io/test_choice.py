@@ -70,8 +70,11 @@ def test_cached_files_are_warm_and_others_cold(write: Write) -> None:
     sizes: list[int | None] = [4 << 20] * 9
     choice = choose(paths, sizes)
     assert choice.transport == BufferedBackend() and choice.cold is False and "100%" in choice.reason
+    mapped = choose(paths, sizes, in_place=True)
+    assert mapped.transport == MMapBackend() and mapped.cold is False and "mapped" in mapped.reason
     for path in paths:
         drop(path)
+    assert choose(paths, sizes, in_place=True).transport == BufferedBackend()
     transport, cold, reason = choose(paths, sizes)
     assert transport == BufferedBackend() and cold is True and "large blocks, read ahead" in reason
 

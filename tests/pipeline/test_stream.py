@@ -67,7 +67,7 @@ def _least(ds, threads, cold):
 
 
 def test_a_budget_below_one_frame_names_what_would_do(tmp_path):
-    ds, frames, paths = make(tmp_path)
+    ds, frames, paths = make(tmp_path, backend=BufferedBackend())
     least = _least(ds, 0, False)
     with pytest.raises(MemoryBudgetError, match=str(paths[0])):
         list(ds.tiles(dtype="f4", memory=least // 2))

@@ -44,7 +44,8 @@ def build(tmp_path, frames, dtype, backend, decoder, sync_offset=0, counts=(4, 3
 
 
 @pytest.mark.parametrize("backend", [MMapBackend(), BufferedBackend(), DirectBackend()], ids=lambda b: b.id)
-@pytest.mark.parametrize("dtype, dest", [(">i2", "f4"), (">i2", "i4"), (">u2", "f4"), (">i4", "i8"), (">f4", "f8"), ("<u4", "u1"), ("<i2", "f4")])
+@pytest.mark.parametrize("dtype, dest", [(">i2", "f4"), (">i2", "i4"), (">u2", "f4"), (">i4", "i8"), (">f4", "f8"), ("<u4", "u1"),
+                                          ("<i2", "f4")])
 def test_the_conversion_decoder_gives_true_values(tmp_path, backend, dtype, dest):
     frames = random_frames(np.random.default_rng(3), 13, SIG, np.dtype(dtype))
     ds = build(tmp_path, frames, dtype, backend, DtypeConversionDecoder(), sync_offset=-2)
