@@ -106,7 +106,7 @@ class BlockReader:
         else:
             files = layout.numbered_files()[0]
             self._reader = backend.open([f.path for f in files], [f.size for f in files])
-            self._alignment, self._mapped = backend.alignment, hasattr(self._reader, "map")
+            self._alignment, self._mapped = backend.alignment, engine.name == "cpu" and hasattr(self._reader, "map")
         self._closers.append(self._reader.close)
         self._ahead: Any = None
         if threads and not self._mapped:
