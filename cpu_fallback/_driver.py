@@ -25,14 +25,17 @@ import importlib
 import threading
 import types as python_types
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import resources
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
+from numba.core import event
 from numba.extending import intrinsic
 
+from gpuio import engine
 from gpuio.cpu_fallback._step import KINDS, make_step, size_of
 from gpuio.cpu_fallback._vectors import I64, Unpacker
 from gpuio.layout import PART, PIXELS, PLACEMENT_COLUMNS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC
@@ -143,10 +146,26 @@ def jit(function: Any, signature: Any = None) -> Any:
     numba raises if no folder for its cache can be written, and does not survive a full disk or a damaged cache file.
     """
     decorate: Callable[..., Any] = functools.partial(numba.njit, *([] if signature is None else [signature]), nogil=True)
-    try:
-        return decorate(cache=True)(function)
-    except Exception:       # an error that is not the cache's comes again
-        return decorate()(function)
+    with event.install_listener("numba:compile", _Announcer(function)):
+        try:
+            return decorate(cache=True)(function)
+        except Exception:       # an error that is not the cache's comes again
+            return decorate()(function)
+
+
+class _Announcer(event.Listener):
+    """Passes on to `gpuio.engine.on_compile` when a function is compiled: only numba knows what its cache lacks."""
+
+    def __init__(self, function: Any) -> None:
+        self._function, self._announced = function, ExitStack()
+
+    def on_start(self, event: Any) -> None:
+        if event.data["dispatcher"].py_func is self._function:
+            self._announced.enter_context(engine.on_compile(self._function.__qualname__))
+
+    def on_end(self, event: Any) -> None:
+        if event.data["dispatcher"].py_func is self._function:
+            self._announced.close()
 
 
 def find(module: str, name: str, dtype: np.dtype) -> Unpacker:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,10 @@ DEVICE_VARIABLE = "GPUIO_DEVICE"
 
 #: ``decode(first, count, at=0)``: frames ``starts[first:first + count]`` into ``out[at:at + count]``.
 Decode = Callable[..., None]
+
+#: Called by engines with what they are about to compile; returns a context manager that lasts as long as they compile.
+#: Whoever has a user to tell puts theirs here. On a GPU the kernel may turn out to lie in CuPy's cache.
+on_compile: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuio import engine
 from gpuio.conversion import ConvertingDecoder, is_native, repair_widened
 from gpuio.engine import FrameDecoder, RepairTable, Staging
 from gpuio.kernels import _launch
@@ -120,7 +121,7 @@ class CudaEngine:
         with self._lock:
             kernel = self._kernels.get((file, expression))
             if kernel is None:
-                with self._runtime.active():
+                with engine.on_compile(expression), self._runtime.active():
                     kernel = self._runtime.kernel(_launch.source(file), expression)
                 self._kernels[file, expression] = kernel
         return kernel
