@@ -37,6 +37,11 @@ class Slot:
     plan: Plan | None = None
     in_use: list[Any] = field(default_factory=list)      # decode calls that still read from this slot
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether some decode call still reads from this slot."""
+        return any(not call.done() for call in self.in_use)
+
 
 @dataclass(slots=True)
 class Block:
@@ -49,6 +54,7 @@ class Block:
     slot: Slot
     used_bytes: int         # of the staging buffer
     first_extent: int       # of the plan's, in this block
+    fill: Callable[[], None] | None = None      # still to be called, by whoever decodes
 
     def bind(self, decoder: Any, out: Any) -> Decode:
         """A call that decodes frames of this block, numbered as in the plan, into `out`; kept for further blocks of the plan."""
@@ -90,11 +96,15 @@ class BlockReader:
     backend
         A transport of `gpuio.io`.
     slots, threads
-        Size of the ring and number of reading threads; with no threads, or one slot, blocks are read when asked for.
+        Size of the ring and number of reading threads; with no threads blocks are read when asked for.
+    deferred
+        Blocks are handed out before they are filled: whoever decodes one calls `Block.fill` first, on its own thread, and
+        appends a future to ``block.slot.in_use``. Reading and decoding then share a core's cache.
     """
 
     def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray,
-                 placements: np.ndarray, *, slots: int = 1, threads: int = 0, gap: int = MERGE_GAP) -> None:
+                 placements: np.ndarray, *, slots: int = 1, threads: int = 0, gap: int = MERGE_GAP,
+                 deferred: bool = False) -> None:
         self._layout, self._engine, self._frames, self._edges = layout, engine, frames, edges
         self._placements, self._gap = placements, gap
         self._closers: list[Callable[[], None]] = []
@@ -102,7 +112,7 @@ class BlockReader:
             from gpuio.io.gather import GatherReader
 
             self._reader: Any = GatherReader(layout.strided, layout.sig_shape)
-            self._alignment, self._mapped, threads, slots = 1, False, 0, 1
+            self._alignment, self._mapped, threads, slots, deferred = 1, False, 0, 1, False
         else:
             files = layout.numbered_files()[0]
             self._reader = backend.open([f.path for f in files], [f.size for f in files])
@@ -114,8 +124,9 @@ class BlockReader:
 
             self._ahead = ReadAhead(self._reader, threads)
             self._closers.append(self._ahead.close)
-        else:
+        elif not deferred:
             slots = 1
+        self._deferred = deferred
         self._slots = [Slot() for _ in range(slots)]
 
     def __enter__(self) -> BlockReader:
@@ -132,17 +143,20 @@ class BlockReader:
             _release_map(slot)
 
     def __iter__(self) -> Iterator[Block]:
-        free = deque(self._slots)
+        idle = deque(self._slots)
         started: deque[Block] = deque()
         tasks = self._tasks()
         exhausted = False
         while True:
-            while free and not exhausted:
+            while idle and not exhausted and not (started and idle[0].is_busy):
                 task = next(tasks, None)
                 if task is None:
                     exhausted = True
                     break
-                slot = free.popleft()
+                slot = idle.popleft()
+                for done in slot.in_use:        # a slot is filled again only when nothing reads from it
+                    done.result()
+                slot.in_use.clear()
                 started.append(self._start(slot, *task))
             if not started:
                 return
@@ -152,10 +166,7 @@ class BlockReader:
             if block.slot.staging is not None and not self._mapped:
                 block.slot.staging.push(block.used_bytes)
             yield block
-            for done in block.slot.in_use:      # a slot is filled again only when nothing reads from it
-                done.result()
-            block.slot.in_use.clear()
-            free.append(block.slot)
+            idle.append(block.slot)
 
     def _tasks(self) -> Iterator[tuple[Plan, int, int, list[tuple[int, int, int, int]]]]:
         """Plan as many blocks at a time as hold `PLAN_FRAMES`; yield (plan, its first frame, number of the block, extents)."""
@@ -188,24 +199,31 @@ class BlockReader:
         first, stop = int(plan.blocks[index]), int(plan.blocks[index + 1])
         used = extents[-1][2] + extents[-1][3] if extents else plan.staging_bytes
         block = Block(base + first, base + stop, base, plan, slot, used, int(plan.extent_starts[index]))
-        if self._mapped:
-            _release_map(slot)
-            slot.mapped = self._reader.map(extents)
-            mine = slice(int(plan.extent_starts[index]), int(plan.extent_starts[index + 1]))
-            if extents:
-                shift = np.asarray(slot.mapped.addresses, dtype=np.int64) - plan.extents[mine, 3]
-                plan.starts[first:stop] += shift[plan.extent_of[first:stop] - mine.start]
-            return block
-        if slot.staging is None or len(slot.staging.host) < plan.staging_bytes:
+        if not self._mapped and (slot.staging is None or len(slot.staging.host) < plan.staging_bytes):
             slot.bound.clear()
             slot.staging = self._engine.staging(plan.staging_bytes)
+        if self._ahead is not None:
+            slot.pending = self._ahead.submit(extents, slot.staging.host)
+        elif self._deferred:
+            block.fill = lambda: self._fill(block, extents)
+        else:
+            self._fill(block, extents)
+        return block
+
+    def _fill(self, block: Block, extents: list[tuple[int, int, int, int]]) -> None:
+        """Bring the block's bytes to where its frames are said to start."""
+        slot, plan = block.slot, block.plan
         if self._layout.strided is not None:
             self._reader.gather(self._frames[block.first:block.stop], slot.staging.host)
-        elif self._ahead is not None:
-            slot.pending = self._ahead.submit(extents, slot.staging.host)
-        else:
+        elif not self._mapped:
             self._reader.read(extents, slot.staging.host)
-        return block
+        else:
+            _release_map(slot)
+            slot.mapped = self._reader.map(extents)
+            if extents:
+                frames = slice(block.first - block.base, block.stop - block.base)
+                shift = np.asarray(slot.mapped.addresses) - plan.extents[block.first_extent:block.first_extent + len(extents), 3]
+                plan.starts[frames] += shift[plan.extent_of[frames] - block.first_extent]
 
 
 def _release_map(slot: Slot) -> None:

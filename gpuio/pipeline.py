@@ -129,8 +129,10 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     decoders = [_BoxDecoder(layout, engine, box, rows, out_dtype, corrections, repair_whole)
                 for box, rows in zip(boxes, placements, strict=True)]
     views = views and len(boxes) == 1 and decoders[0].is_view(out_dtype)
+    threads = 0 if views else threads
     pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuio-decode") if threads else None
-    reader = BlockReader(layout, engine, backend, frames, block_edges, table, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap)
+    reader = BlockReader(layout, engine, backend, frames, block_edges, table, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap,
+                         deferred=threads > 0 and not sizes.read_threads)
     largest = max(int(np.prod(box.shape)) for box in boxes)
     ring = _OutputRing(engine, sizes.depth * largest, out_dtype, threads + 1 if threads else 1)
     try:
@@ -205,6 +207,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
     slots, read_threads = (3, 3) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = threads + 1 if threads else 1
+    if not read_threads:
+        slots = outputs         # each decoding thread reads its own block
     padding = slots * STAGING_ALIGNMENT * parts
     share = 0 if mapped else slots * frame_staged
     least = frame_out * outputs + share + padding
@@ -221,9 +225,9 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         target = left                       # every block is a pass over the file: as few of them as memory allows
     elif mapped:
         target = MAPPED_BLOCK_BYTES
-    block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // frame_staged)
+    block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // max(1, frame_staged))
     if block_frames > depth:
-        block_frames -= block_frames % depth
+        block_frames = depth if threads and not read_threads else block_frames - block_frames % depth
     return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding)
 
 
@@ -457,11 +461,10 @@ def _deliver(reader: BlockReader, decoders: list[_BoxDecoder], ring: _OutputRing
                     rows = flat[: depth * decoder.pixels].reshape(depth, decoder.pixels)
                     shaped[key] = rows, rows.reshape(depth, *decoder.box.shape)
                 rows, stack = shaped[key]
-                call = decoder.bind(block, rows)
                 if pool is None:
-                    call(pos - block.base, stop - pos, at=pos - start)
+                    decoder.bind(block, rows)(pos - block.base, stop - pos, at=pos - start)
                 else:
-                    future = pool.submit(call, pos - block.base, stop - pos, at=pos - start)
+                    future = pool.submit(_work, block, decoder, rows, pos - block.base, stop - pos, pos - start)
                     work.append(future)
                     block.slot.in_use.append(future)
                 if stop == end:
@@ -478,6 +481,13 @@ def _deliver(reader: BlockReader, decoders: list[_BoxDecoder], ring: _OutputRing
             pos = stop
     while waiting:
         yield _finished(waiting.popleft())
+
+
+def _work(block: Block, decoder: _BoxDecoder, rows: Any, first: int, count: int, at: int) -> None:
+    """What a decoding thread does: read the block, if that was left to it, and decode frames of it."""
+    if block.fill is not None:
+        block.fill()
+    decoder.bind(block, rows)(first, count, at=at)
 
 
 def _finished(entry: tuple[DataTile, list[Future[None]]]) -> DataTile:
