@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 PAGE = mmap.PAGESIZE
+PROT_NONE = 0            # Python's mmap does not name it
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -22,7 +23,7 @@ def before_unreadable_page(data: np.ndarray) -> Iterator[np.ndarray]:
     guard = ctypes.c_void_p(whole.ctypes.data + size)
     copy = whole[size - data.nbytes:size]
     copy[:] = data.view(np.uint8).ravel()
-    if _libc.mprotect(guard, PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0):
+    if _libc.mprotect(guard, PAGE, PROT_NONE):
         raise OSError(ctypes.get_errno(), "mprotect")
     try:
         yield copy
