@@ -28,6 +28,8 @@ from gpuio.tile import DataTile
 #: Output of a tile on the CPU: whoever reads the tile should find it in the cache. Measured on AMD EPYC (L2 of 1 MiB, fast L3),
 #: 2 MiB is 1.4 times as fast as 512 KiB for 16-bit pixels; on Intel Cascade Lake (L2 of 1 MiB) it is a third slower.
 CPU_TILE_BYTES = 2 << 20 if cpu_vendor() == "AuthenticAMD" else 512 << 10
+#: The same where other threads decode: handing a tile over costs some 100 us, so that a tile has to be worth it.
+THREADED_TILE_BYTES = 8 << 20
 #: Packed bytes read at a time from the page cache: few system calls, and still decoded from the last-level cache (measured).
 WARM_BLOCK_BYTES = 1 << 20
 #: Packed bytes read at a time from storage: large enough for its full rate.
@@ -135,12 +137,12 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
                          deferred=threads > 0 and not sizes.read_threads)
     largest = max(int(np.prod(box.shape)) for box in boxes)
     ring = _OutputRing(engine, sizes.depth * largest, out_dtype, threads + 1 if threads else 1)
-    try:
-        with reader:
+    with reader:
+        try:
             yield from _deliver(reader, decoders, ring, nav, edges, pool, threads, views)
-    finally:
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+        finally:            # before the reader lets go of what the threads decode from
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, out: Any, *, box: Box | None = None,
@@ -216,11 +218,12 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         raise MemoryBudgetError(f"{_name(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
                                 f"({outputs} x {frame_out} bytes of output, {slots} x {0 if mapped else frame_staged} bytes of staging)")
     if depth is None:
-        target = min(DEVICE_TILE_BYTES if on_device else CPU_TILE_BYTES, budget // (2 * outputs))
+        wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES
+        target = min(wished, budget // (2 * outputs))
         depth = max(1, min(target // frame_out, len(frames) or 1))
     depth = max(1, min(depth, len(frames) or 1))
     left = budget - depth * frame_out * outputs - padding
-    target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads else WARM_BLOCK_BYTES
+    target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads or threads else WARM_BLOCK_BYTES
     if layout.strided is not None:
         target = left                       # every block is a pass over the file: as few of them as memory allows
     elif mapped:

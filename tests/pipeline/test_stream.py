@@ -99,6 +99,13 @@ def test_tiles_come_in_order_whatever_the_threads(tmp_path, backend, threads):
     np.testing.assert_array_equal(np.concatenate(data), frames.astype("f8"))
 
 
+@pytest.mark.parametrize("backend", [MMapBackend(), BufferedBackend()], ids=lambda b: b.id)
+def test_a_stream_abandoned_while_threads_decode_ends_in_peace(tmp_path, backend):
+    ds, _, _ = make(tmp_path, counts=(300,), sig=(128, 128), backend=backend)
+    for _ in range(20):         # threads must be done before what they decode from is unmapped
+        next(ds.tiles(dtype="f4", depth=1, threads=3))
+
+
 @pytest.mark.parametrize("threads, cold", [(0, True), (3, False), (3, True)])
 def test_an_abandoned_stream_leaves_no_thread_behind(tmp_path, threads, cold):
     ds, _, _ = make(tmp_path, counts=(50,))
