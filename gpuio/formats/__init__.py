@@ -4,7 +4,7 @@ To add a format, write its module and add its row to `FORMATS`. The order of row
 whose extension does not help. Modules are imported when a format is first asked for.
 
 >>> gpuio.formats()
-['mib', 'npy', 'raw']
+['mib', 'frms6', 'npy', ...]
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "mib": Format("gpuio.formats.mib", "MIBDataSet", ("mib", "hdr")),
+    "frms6": Format("gpuio.formats.frms6", "FRMS6DataSet", ("frms6", "hdr")),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
 }

@@ -205,6 +205,14 @@ def _within_rows(p: list[int], width: int, encoding: Encoding) -> list[list[int]
     if min(ends) >= 0 and max(ends) < width and (p[ROWS] == 1 or p[ROW_POS] % width == 0):
         return [p]
     pieces = []
+    if p[REPEATS] > 1 and p[REP_POS] % width == 0:      # repeats go to other detector rows: one piece each
+        for k in range(p[REPEATS]):
+            piece = list(p)
+            piece[SRC] += k * p[REP_SRC]
+            piece[POS] += k * p[REP_POS]
+            piece[REPEATS], piece[REP_SRC], piece[REP_POS] = 1, 0, 0
+            pieces.extend(_within_rows(piece, width, encoding))
+        return pieces
     for r in range(p[ROWS]):
         for k in range(p[REPEATS]):
             src = p[SRC] + r * p[ROW_SRC] + k * p[REP_SRC]

@@ -25,7 +25,12 @@ from gpuio.synth.scene import Flat, Scene
 __all__ = ["WRITERS", "Flat", "Scene", "write"]
 
 #: Modules by the name of their format.
-WRITERS = {"mib": "gpuio.synth.mib", "npy": "gpuio.synth.npy", "raw": "gpuio.synth.raw"}
+WRITERS = {
+    "mib": "gpuio.synth.mib",
+    "frms6": "gpuio.synth.frms6",
+    "npy": "gpuio.synth.npy",
+    "raw": "gpuio.synth.raw",
+}
 
 
 def write(format: str, path: str | os.PathLike[str], frames: Scene | Flat | Iterable[np.ndarray], *, nav_shape: Sequence[int] | None = None,

@@ -225,6 +225,17 @@ def folded(rng: np.random.Generator, group_bytes: int, group: int) -> Placed:
     ])
 
 
+def unbinned(rng: np.random.Generator, group_bytes: int, group: int) -> Placed:
+    """FRMS6 with binning: folded, and each stored run goes to three rows of the detector."""
+    height, groups, times = 5, -(-(16 * 2 + 8) // group), 3
+    width, half = groups * group, groups * group_bytes
+    common = {"pixels": width, "rows": height, "row_src": 2 * half, "repeats": times}
+    return Placed(2 * height * times * width, [Segment(0, height * 2 * groups)], [
+        Piece(0, 0, row_pos=times * width, rep_pos=width, **common),
+        Piece(half, 2 * height * times * width - 1, row_pos=-times * width, rep_pos=-width, reversed=True, **common),
+    ])
+
+
 def every_length(rng: np.random.Generator, group_bytes: int, group: int) -> Placed:
     """One run of each length up to several steps, cut anywhere, either way round, a pixel left alone between them."""
     lengths = [*range(1, 71), 79, 80, 81, 127, 128, 129, 191, 192, 193, 256, 257]
@@ -279,8 +290,8 @@ def one_pixel_columns(rng: np.random.Generator, group_bytes: int, group: int) ->
                          skipped=group // 2)])
 
 
-LAYOUTS = (contiguous_rows, rows_with_gaps, upside_down, mirrored, quad, blocks_side_by_side, folded, every_length, cut_columns,
-           several_parts, single_pixel, one_pixel_columns)
+LAYOUTS = (contiguous_rows, rows_with_gaps, upside_down, mirrored, quad, blocks_side_by_side, folded, unbinned, every_length,
+           cut_columns, several_parts, single_pixel, one_pixel_columns)
 
 
 # ---- values ------------------------------------------------------------------------------------------------------------

@@ -38,12 +38,12 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
 
 
 @pytest.mark.parametrize(("path", "first"), [
-    ("a.npy", "npy"), ("a.NPY", "npy"), ("x.npy/a.hdr", "mib"), ("a.mib", "mib"), (".npy", None), ("a", None),
+    ("a.npy", ["npy"]), ("a.NPY", ["npy"]), ("x.npy/a.hdr", ["mib", "frms6"]), ("a.mib", ["mib"]), (".npy", []), ("a", []),
 ])
 def test_formats_with_the_extension_are_tried_first_and_raw_never(path, first):
     order = formats.sniff_order(path)
     fixed = [name for name in formats.names() if name != "raw"]
-    assert order == ([first] if first else []) + [name for name in fixed if name != first]
+    assert order == first + [name for name in fixed if name not in first]
 
 
 def test_raw_is_never_recognised(tmp_path):

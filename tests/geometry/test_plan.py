@@ -57,11 +57,15 @@ def random_pieces(rng: np.random.Generator, height: int, groups: int, g: int, ki
         return (Piece(0, 0, height * width),)       # one run over all rows
     if kind == 3:
         return (Piece(8, 0, g, rows=height, row_src=row, row_pos=width, repeats=groups, rep_src=4, rep_pos=g, part=1),)
+    if kind == 5:                                   # stored rows go to two rows each, upside down
+        once = dict(pixels=width, row_src=row, row_pos=-2 * width)
+        pairs = [Piece(0, height * width - 1, rows=height // 2, repeats=2, rep_pos=-width, reversed=True, **once)] if height > 1 else []
+        return (*pairs, *([Piece(height // 2 * row, width - 1, reversed=True, **once)] if height % 2 else []))
     half = Piece(0, g * (groups - 1), g, rows=height, row_src=row, row_pos=width, repeats=groups, rep_src=4, rep_pos=-g)
     return (half,)
 
 
-@pytest.mark.parametrize("kind", range(5))
+@pytest.mark.parametrize("kind", range(6))
 @pytest.mark.parametrize("g", [1, 2, 4])
 def test_clipped_placements_take_the_same_bytes_to_the_same_pixels(kind, g):
     rng = np.random.default_rng(kind * 10 + g)

@@ -142,7 +142,7 @@ def test_a_scene_brings_its_shapes(tmp_path):
 
 
 def test_an_unknown_format_is_refused_with_those_that_can_be_written(tmp_path):
-    with pytest.raises(DataSetException, match="'tiff' cannot be written; expected one of mib, npy, raw"):
+    with pytest.raises(DataSetException, match="'tiff' cannot be written; expected one of mib, .*npy, .*raw"):
         synth.write("tiff", tmp_path / "a", synth.Scene(NAV, SIG))
 
 
