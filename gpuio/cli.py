@@ -15,10 +15,12 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Set to anything but 0 to see tracebacks.
 DEBUG_VARIABLE = "GPUIO_DEBUG"
+#: Compiling is worth a word if it takes longer.
+PATIENCE_SECONDS = 0.3
 
 
 class Commands(click.Group):
@@ -44,7 +48,7 @@ class Commands(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), patience():
                 warnings.showwarning = _show_warning
                 result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.UsageError as e:
@@ -70,6 +74,36 @@ def describe(error: Exception) -> str:
     else:
         text = f"{type(error).__name__}: {error} (this is a fault of gpuio; {DEBUG_VARIABLE}=1 shows where)"
     return printable(" ".join(text.split()))
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Say once, to somebody who looks at stderr, that something is compiled, if it takes a moment."""
+    from gpuio import engine
+
+    told = False
+
+    def tell() -> None:
+        nonlocal told
+        if not told and sys.stderr.isatty():
+            click.echo("compiling for this machine; it is kept, later runs start at once", err=True)
+        told = True
+
+    @contextmanager
+    def on_compile(what: str) -> Iterator[None]:
+        timer = threading.Timer(PATIENCE_SECONDS, tell)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    before, engine.on_compile = engine.on_compile, on_compile
+    try:
+        yield
+    finally:
+        engine.on_compile = before
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -306,6 +340,7 @@ def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, int]
          parameters: tuple[tuple[str, Any], ...], as_json: bool) -> None:
     """Write a synthetic 4D-STEM scan as PATH in FORMAT."""
     from gpuio import synth
+    from gpuio.explain import size_text
 
     if os.path.lexists(path) and not force:
         raise FileExistsError(f"{path}: already exists; --force replaces it")
@@ -349,10 +384,62 @@ def demo(output: Path, size: str, device: str | None, as_json: bool) -> None:
         demonstration.report(result)
 
 
-def size_text(n_bytes: float) -> str:
-    """Bytes with a binary unit."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.4g} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.4g} TiB"
+@main.command()
+@dataset_options
+@click.option("--dtype", default=None, metavar="DTYPE", help="Of the tiles; default: native.")
+@click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Decode ahead on that many threads.")
+@click.option("--measure", is_flag=True, help="Measure what this machine can do at best; takes a few seconds.")
+def explain(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, dtype: str | None,
+            memory: str | None, threads: int, measure: bool) -> None:
+    """Which way the bytes of FILE take on this machine, why not a better one, and what limits the rate."""
+    ds = open_dataset(path, format_name, device, parameters)
+    explanation = ds.explain(dtype=dtype_of(dtype), memory=memory, threads=threads, measure=measure)
+    if as_json:
+        print_json(explanation.to_dict())
+    else:
+        for line in str(explanation).splitlines():
+            click.echo(printable(line))
+
+
+def dtype_of(name: str | None) -> Any:
+    """A NumPy dtype by its name, None for None."""
+    from numpy import dtype
+
+    try:
+        return None if name is None else dtype(name)
+    except TypeError:
+        raise click.BadParameter(f"{name!r} is not a dtype; expected for example float32 or u2", param_hint="--dtype") from None
+
+
+@main.command()
+@click.argument("path", metavar="[FILE]", type=click.Path(), required=False)
+@click.option("--formats", "names", default=None, metavar="NAMES", help="Formats, separated by commas, instead of FILE; default: all.")
+@click.option("-f", "--format", "format_name", default="auto", metavar="NAME", show_default=True, help="Format of FILE.")
+@parameter_option("Parameter of FILE's format; may be repeated.")
+@device_option
+@json_option
+def warmup(path: str | None, names: str | None, format_name: str, parameters: tuple[tuple[str, Any], ...], device: str | None,
+           as_json: bool) -> None:
+    """Compile ahead what FILE, or usual files of the formats, need: for the CPU and, where there is one, the GPU."""
+    from gpuio import warmup as warming
+
+    if path is not None and names is not None:
+        raise click.UsageError("FILE and --formats exclude each other")
+    wanted = [name.strip() for name in names.split(",")] if names else list(warming.SAMPLES)
+    targets = [gpuio.engine.resolve_device(device)] if device else warming.devices()
+    found = warming.samples(wanted) if path is None else [open_dataset(path, format_name, "cpu", parameters)]
+    started, ready = time.perf_counter(), []
+    for ds in found:
+        for target in targets:
+            for decoder in warming.warm(ds, target):
+                ready.append(decoder)
+                if not as_json:
+                    click.echo(f"{decoder.device:7} {decoder.encoding:10} {decoder.pixels:8} as {decoder.dtype:8}"
+                               f"{' with dark and gain' if decoder.corrected else '':19} {decoder.seconds:6.2f} s  "
+                               f"{'compiled' if decoder.compiled else 'was there'}")
+    seconds = time.perf_counter() - started
+    if as_json:
+        print_json({"decoders": [asdict(decoder) for decoder in ready], "seconds": seconds})
+    else:
+        click.echo(f"{len(ready)} decoders in {seconds:.2f} s, {sum(decoder.compiled for decoder in ready)} of them compiled now")

@@ -10,7 +10,7 @@ image_count``; all other positions are blank.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
 from gpuio.shape import Shape, Slice
 from gpuio.source import HostFiles, Source
+
+if TYPE_CHECKING:
+    from gpuio.explain import Explanation
 
 __all__ = [
     "BasePartition", "DataSet", "JobExecutor", "MessageConverter", "Partition", "TaskCommHandler", "WorkerContext",
@@ -253,6 +256,18 @@ class DataSet(PixelAccess):
         files = self.layout.numbered_files()[0] if self.layout.strided is None else []
         in_place = self.device == "cpu" and self.layout.is_sequential
         return choose([f.path for f in files], [f.size for f in files], in_place=in_place)
+
+    def explain(self, **options: Any) -> Explanation:
+        """Which way the bytes take on this machine, why not a better one, and what limits the rate; print it.
+
+        Parameters
+        ----------
+        options
+            Arguments of `tiles`; and ``measure=True`` to measure this machine's ceilings, which takes a few seconds.
+        """
+        from gpuio.explain import explain
+
+        return explain(self, **options)
 
     # -- what partitions and tiles are made from ------------------------------------------------------------------
 

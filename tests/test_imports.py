@@ -20,9 +20,9 @@ ROOT = Path(__file__).parent.parent
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
     "values": "errors hostarray shape fileset layout meta source tile corrections engine conversion prepare",
-    "stream": "blocks pipeline access messages partition dataset",
+    "stream": "blocks pipeline access messages partition dataset explain ceilings",
     "door": "__init__ base",
-    "edge": "__main__ cli demo check explain preview testing",
+    "edge": "__main__ cli demo check preview warmup testing",
 }
 ROOM_OF = {f"gpuio.{name}" if name != "__init__" else "gpuio": room for room, names in ROOMS.items() for name in names.split()}
 

@@ -1,0 +1,373 @@
+"""Which way the bytes of a data set take on this machine, why not a better one, and which stage is the slowest.
+
+`Facts` asks the machine; all else is arithmetic on these facts, on the data set's real plan and on the sizes that its
+stream would have. So every answer can be had for any machine by making up its facts.
+
+**The model.** Each stage moves a known number of bytes at a rate, and takes bytes / rate. Stages that run at the same time
+cost as much as the slowest of them, stages of one thread cost their sum. Rates are those of ordinary hardware (`ASSUMED`)
+until they are measured on this one (`gpuio.ceilings`).
+
+GPUDirect Storage takes the bytes from the drive to the GPU without the host's memory in between. What it needs is told by
+NVIDIA's GPUDirect Storage documentation: a kernel module (nvidia-fs), a file system that takes part, the drive's place on
+the PCI bus from udev's database, and extents aligned to 4096 bytes. Where one is missing, cuFile reads by way of host memory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuio import pipeline
+from gpuio.engine import why_no_cuda
+from gpuio.geometry.plan import make_plan
+from gpuio.io import resident_fraction
+from gpuio.io.backends import DirectBackend
+from gpuio.io.choice import NETWORK, file_system
+
+if TYPE_CHECKING:
+    from gpuio.corrections import CorrectionSet
+    from gpuio.dataset import DataSet
+
+#: GB/s of ordinary hardware: a drive on PCIe 4, ten-gigabit Ethernet, one thread that copies from the page cache, PCIe 4 with
+#: sixteen lanes, a data-centre GPU's memory, one thread that decodes (bytes of tiles).
+ASSUMED = {"storage": 3.0, "network storage": 1.0, "page cache": 8.0, "host to device": 20.0, "decoding on the GPU": 1000.0,
+           "decoding on the CPU": 10.0}
+#: File systems that GPUDirect Storage reads by itself, and those of a network that take part if their own support is installed.
+GDS_LOCAL = frozenset({"ext4", "xfs"})
+GDS_NETWORK = frozenset({"beegfs", "gpfs", "lustre", "nfs", "nfs4", "wekafs"})
+#: Bytes that direct transfers between drive and GPU are aligned to.
+GDS_ALIGNMENT = 4096
+#: Files whose place in the page cache is asked for.
+_FILES_ASKED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What has to be known of the machine.
+
+    Attributes
+    ----------
+    device
+        Where tiles are decoded: ``"cpu"``, ``"cuda:N"``.
+    no_cuda
+        Why no GPU can be used; None if one can.
+    transport
+        The transport of the stream, a value of `gpuio.io`.
+    cold
+        Whether the stream expects the files to come from storage.
+    why
+        Why this transport.
+    file_system
+        Where the (first) file lies, as the system calls it.
+    resident
+        Share of the places looked at that are in the page cache; None if it cannot be told.
+    no_direct
+        Why unbuffered reads are refused there; None if they are not.
+    has_kvikio, compatibility, has_nvidia_fs, has_udev
+        kvikio is installed; it was told to do without GPUDirect Storage; the kernel module is loaded; udev's database can be read.
+    """
+
+    device: str
+    no_cuda: str | None
+    transport: Any
+    cold: bool
+    why: str
+    file_system: str
+    resident: float | None
+    no_direct: str | None = None
+    has_kvikio: bool = False
+    compatibility: bool = False
+    has_nvidia_fs: bool = False
+    has_udev: bool = False
+
+    @classmethod
+    def of(cls, ds: DataSet) -> Facts:
+        """This machine's, for a data set. Opens files to ask for their pages, reads nothing."""
+        device, files = ds.device, ds.files
+        transport, cold, why = ds._transport()
+        step = max(1, len(files) // _FILES_ASKED)
+        shares = [s for s in map(resident_fraction, files[::step][:_FILES_ASKED]) if s is not None]
+        return cls(
+            device=device, no_cuda=why_no_cuda(int(device.partition(":")[2] or 0)), transport=transport, cold=cold, why=why,
+            file_system=file_system(os.path.dirname(os.path.realpath(files[0]))),
+            resident=sum(shares) / len(shares) if shares else None, no_direct=DirectBackend().unavailable(files[0]),
+            has_kvikio=importlib.util.find_spec("kvikio") is not None,
+            compatibility=os.environ.get("KVIKIO_COMPAT_MODE", "auto").lower() in ("1", "on", "true", "yes"),
+            has_nvidia_fs=os.path.exists("/proc/driver/nvidia-fs"), has_udev=os.access("/run/udev/data", os.R_OK | os.X_OK))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the way, the bytes that it moves, and its rate in GB/s."""
+
+    name: str
+    n_bytes: int
+    GB_per_s: float
+    measured: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """For all bytes."""
+        return self.n_bytes / self.GB_per_s / 1e9
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """What `explain` found; prints as text. Sizes are in bytes.
+
+    Attributes
+    ----------
+    why_not
+        What was not chosen (``cuda``, ``gds``, ``direct``, ``mmap``), and everything that stands against it.
+    extents
+        Requests that the plan holds; None for an array with navigation fastest, which is gathered from passes over the file.
+    needed_bytes, read_bytes
+        What the pixels lie in, and what is read for them; where frames are gathered, at most.
+    unaligned_extents
+        Of `extents`, those that do not begin and end at multiples of 4096 bytes of the file.
+    tile_frames, block_frames
+        Frames of a tile at most, and of what is read at a time.
+    buffers, read_threads, decode_threads
+        Staging buffers; threads that read ahead; threads that decode ahead.
+    memory_bytes, memory_budget
+        What staging and output of the stream take at most, and what they may take.
+    expected_GB_per_s
+        Of needed bytes, by the model; 0 if nothing was selected.
+    measured
+        Ceilings of this machine in GB/s, if they were asked for.
+    """
+
+    path: str
+    format: str
+    encoding: str
+    native_dtype: str
+    dtype: str
+    sig_shape: tuple[int, ...]
+    frames: int
+    n_files: int
+    file_system: str
+    resident: float | None
+    device: str
+    transport: str
+    why: str
+    why_not: Mapping[str, tuple[str, ...]]
+    extents: int | None
+    unaligned_extents: int
+    needed_bytes: int
+    read_bytes: int
+    tile_frames: int
+    tile_bytes: int
+    block_frames: int
+    block_bytes: int
+    buffers: int
+    read_threads: int
+    decode_threads: int
+    memory_bytes: int
+    memory_budget: int
+    stages: tuple[Stage, ...]
+    overlapping: bool
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def amplification(self) -> float:
+        """Bytes read for each byte needed."""
+        return self.read_bytes / self.needed_bytes if self.needed_bytes else 1.0
+
+    @property
+    def bottleneck(self) -> str:
+        """Name of the stage that takes longest."""
+        return max(self.stages, key=lambda stage: stage.seconds).name
+
+    @property
+    def expected_GB_per_s(self) -> float:
+        seconds = [stage.seconds for stage in self.stages]
+        total = max(seconds) if self.overlapping else sum(seconds)
+        return self.needed_bytes / total / 1e9 if total else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        stages = [{**asdict(stage), "seconds": stage.seconds} for stage in self.stages]
+        return {**asdict(self), "stages": stages, "amplification": self.amplification, "bottleneck": self.bottleneck,
+                "expected_GB_per_s": self.expected_GB_per_s}
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<14}{text}" for name, text in self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        shape = " x ".join(map(str, self.sig_shape))
+        yield "file", self.path + (f" and {self.n_files - 1} more" if self.n_files > 1 else "")
+        yield "frames", f"{self.frames} of {shape}, {self.encoding} {self.native_dtype}, as {self.dtype}"
+        yield "device", self.device
+        yield from self._reasons("cuda")
+        yield "transport", f"{self.transport}: {self.why}"
+        for name in self.why_not:
+            if name != "cuda":
+                yield from self._reasons(name)
+        cached = "page cache unknown" if self.resident is None else f"{self.resident:.0%} of the places looked at in the page cache"
+        yield "files", f"{self.n_files} on {self.file_system}, {cached}"
+        requests = "gathered, at most" if self.extents is None else f"{self.extents} extents, {self.unaligned_extents} of them unaligned,"
+        yield "reading", (f"{requests} {size_text(self.read_bytes)} for {size_text(self.needed_bytes)} "
+                          f"({self.amplification:.2f} bytes for each needed)")
+        yield "tiles", f"{self.tile_frames} frames, {size_text(self.tile_bytes)}"
+        yield "blocks", f"{self.block_frames} frames, {size_text(self.block_bytes)}, {self.buffers} at a time"
+        yield "memory", f"{size_text(self.memory_bytes)} of {size_text(self.memory_budget)}"
+        yield "threads", f"{self.read_threads} read ahead, {self.decode_threads} decode ahead"
+        for name, rate in self.measured.items():
+            yield "measured", f"{name}: {rate:.3g} GB/s"
+        for stage in self.stages:
+            how = "measured" if stage.measured else "assumed"
+            yield "stage", f"{stage.name}: {size_text(stage.n_bytes)} at {stage.GB_per_s:.3g} GB/s ({how}), {stage.seconds:.3g} s"
+        how = "at the same time" if self.overlapping else "one after the other"
+        yield "expected", f"{self.expected_GB_per_s:.3g} GB/s, stages {how}; the slowest is {self.bottleneck}"
+
+    def _reasons(self, name: str) -> Iterator[tuple[str, str]]:
+        for i, reason in enumerate(self.why_not.get(name, ())):
+            yield f"  not {name}" if i == 0 else "", reason
+
+
+def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None,
+            memory: int | str | None = None, depth: int | None = None, threads: int = 0, measure: bool = False,
+            facts: Facts | None = None) -> Explanation:
+    """Explain what ``ds.tiles(...)`` with the same arguments would do.
+
+    Parameters
+    ----------
+    measure
+        Measure this machine's ceilings, which takes a few seconds and reads up to `gpuio.ceilings.SAMPLE_BYTES` of the files.
+    facts
+        Of another machine; default this one.
+
+    Raises
+    ------
+    ShapeError, MemoryBudgetError, OSError
+        As `DataSet.tiles`.
+    """
+    facts = Facts.of(ds) if facts is None else facts
+    layout, (nav, frames) = ds.layout, ds._selected(roi)
+    corrections = ds._corrections(corrections)
+    to = pipeline.output_dtype(layout.dtype, dtype, corrections)
+    whole = pipeline.Box((0,) * len(layout.sig_shape), layout.sig_shape)
+    sizes = pipeline.stream_sizes(layout, _named(facts.device), facts.transport, frames, layout.placements, [whole], to,
+                                  depth=depth, memory=memory, threads=threads, cold=facts.cold)
+    edges = pipeline._block_edges(pipeline._tile_edges(nav, sizes.depth), sizes.block_frames)
+    if layout.strided is not None:          # each block is a pass over the file
+        frame_bytes, extents = layout.sig_size * layout.dtype.itemsize, np.zeros((0, 4), dtype=np.int64)
+        needed, block_bytes = len(frames) * frame_bytes, min(sizes.block_frames, len(frames)) * frame_bytes
+        read = layout.image_count * frame_bytes * (len(edges) - 1)
+    else:
+        plan = make_plan(layout, frames, edges, layout.placements, alignment=facts.transport.alignment, gap=sizes.gap)
+        extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
+    first, stop = extents[:, 1], extents[:, 1] + extents[:, 2]
+    unaligned = int(((first % GDS_ALIGNMENT != 0) | (stop % GDS_ALIGNMENT != 0)).sum())
+    rates = _measured(ds, facts, frames, edges, sizes, to, corrections) if measure else {}
+    return Explanation(
+        path=ds.files[0], format=ds.format, encoding=layout.encoding.name, native_dtype=str(layout.dtype), dtype=str(to),
+        sig_shape=layout.sig_shape, frames=len(frames), n_files=len(set(ds.files)), file_system=facts.file_system, resident=facts.resident,
+        device=facts.device, transport=facts.transport.id, why=facts.why, why_not=_why_not(facts, unaligned, len(extents)),
+        extents=None if layout.strided is not None else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
+        tile_frames=sizes.depth, tile_bytes=sizes.depth * layout.sig_size * to.itemsize, block_frames=sizes.block_frames,
+        block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
+        memory_bytes=sizes.memory_bytes, memory_budget=pipeline.parse_bytes(memory),
+        stages=tuple(_stages(facts, read, needed, len(frames) * layout.sig_size * to.itemsize, threads, rates)),
+        overlapping=facts.device != "cpu" or threads > 0 or sizes.read_threads > 0, measured=rates)
+
+
+def _measured(ds: DataSet, facts: Facts, frames: np.ndarray, edges: np.ndarray, sizes: pipeline.Sizes, dtype: np.dtype,
+              corrections: CorrectionSet | None) -> dict[str, float]:
+    """Rates of this machine in GB/s by the name of the stage, and of copying memory."""
+    from gpuio import ceilings
+
+    layout, engine = ds.layout, ds.engine
+    rates = {_source(facts): ceilings.reading(layout, engine, facts.transport, frames, edges, sizes), "memory copy": ceilings.memory_copy()}
+    if engine.name == "cpu":
+        rates["decoding on the CPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections)
+    else:
+        rates["host to device"] = ceilings.host_to_device(engine)
+        rates["decoding on the GPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections)
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _source(facts: Facts) -> str:
+    """Where the bytes are read from."""
+    cached = facts.resident is None or facts.resident >= 0.5
+    if cached and not facts.cold and facts.transport.id != "direct" and facts.transport.memory == "host":
+        return "page cache"
+    return "network storage" if facts.file_system in NETWORK else "storage"
+
+
+def _named(device: str) -> Any:
+    """As much of an engine as `stream_sizes` asks for: explaining starts no CUDA."""
+    return SimpleNamespace(name=device)
+
+
+def _stages(facts: Facts, read: int, needed: int, out: int, threads: int, rates: Mapping[str, float]) -> Iterator[Stage]:
+    """The way from storage to tiles."""
+    def stage(name: str, n_bytes: int, times: int = 1) -> Stage:
+        return Stage(name, n_bytes, times * rates.get(name, ASSUMED[name]), name in rates)
+
+    on_gpu, through_host = facts.device != "cpu", facts.transport.memory == "host"
+    source = _source(facts)
+    if source != "page cache" or facts.transport.id != "mmap" or on_gpu:        # mapped pages are decoded where they lie
+        yield stage(source, read)
+    if on_gpu and through_host:
+        yield stage("host to device", read)
+    yield stage("decoding on the GPU", needed + out) if on_gpu else stage("decoding on the CPU", out, max(1, threads))
+
+
+def _why_not(facts: Facts, unaligned: int, extents: int) -> dict[str, tuple[str, ...]]:
+    """What was not chosen, and why; in each case the least changeable reason first."""
+    found: dict[str, tuple[str, ...]] = {}
+    if facts.device == "cpu":
+        found["cuda"] = (facts.no_cuda or "the CPU was asked for; device='cuda' takes the GPU",)
+    if facts.transport.memory == "host":
+        found["gds"] = tuple(_against_gds(facts, unaligned, extents)) or ("nothing stands against it; it was not asked for",)
+    if facts.transport.id != "direct":
+        found["direct"] = (facts.no_direct or "only if asked for (io_backend=DirectBackend()): it passes by the page cache, so that "
+                           "every reading is as slow as the first",)
+    if facts.transport.id != "mmap":
+        if facts.device != "cpu":
+            reason = "bytes have to lie in page-locked memory to be copied to a GPU at full rate"
+        elif facts.cold or facts.resident is None or facts.resident < 1:
+            reason = "mapped pages that are not in the page cache are read one small piece after the other, with nothing read ahead"
+        else:
+            reason = "only if asked for (io_backend=MMapBackend()), or where the bytes of a frame are taken front to back from a local file"
+        found["mmap"] = (reason,)
+    return found
+
+
+def _against_gds(facts: Facts, unaligned: int, extents: int) -> Iterator[str]:
+    """All that stands between this data set and GPUDirect Storage."""
+    if facts.device == "cpu":
+        yield "pixels are decoded on the CPU"
+    if facts.file_system in GDS_NETWORK:
+        yield f"file system {facts.file_system}: it takes part only with its own GPUDirect support, which cannot be seen from here"
+    elif facts.file_system not in GDS_LOCAL:
+        kind = "network file system" if facts.file_system in NETWORK else "file system"
+        yield f"{kind} {facts.file_system}: GPUDirect Storage reads {' and '.join(sorted(GDS_LOCAL))}; put the file on one of them"
+    if not facts.has_kvikio:
+        yield "kvikio is not installed; install gpuio[gds13] or gpuio[gds12], whichever fits the driver"
+    if facts.compatibility:
+        yield "kvikio is told to use its compatibility mode; unset KVIKIO_COMPAT_MODE"
+    if not facts.has_nvidia_fs:
+        yield "the kernel module nvidia-fs is not loaded (no /proc/driver/nvidia-fs)"
+    if not facts.has_udev:
+        yield "udev's database /run/udev/data cannot be read, so drives are not found on the PCI bus; containers need it mounted"
+    if facts.resident is not None and facts.resident >= 0.5:
+        yield f"{facts.resident:.0%} of the places looked at are in the page cache, which is faster than storage"
+    if unaligned:
+        yield f"{unaligned} of {extents} extents are not aligned to {GDS_ALIGNMENT} bytes; they would be read with their surroundings"
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes with a binary unit."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.4g} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.4g} TiB"
