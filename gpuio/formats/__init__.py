@@ -37,7 +37,9 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "mib": Format("gpuio.formats.mib", "MIBDataSet", ("mib", "hdr")),
+    "k2is": Format("gpuio.formats.k2is", "K2ISDataSet", ("bin", "gtg")),
     "frms6": Format("gpuio.formats.frms6", "FRMS6DataSet", ("frms6", "hdr")),
+    "empad": Format("gpuio.formats.empad", "EMPADDataSet", ("xml", "raw")),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
 }

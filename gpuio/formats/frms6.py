@@ -243,8 +243,8 @@ def _find(source: Source, path: str) -> tuple[str, dict[int, str]]:
     folder, stem, extension = split_name(path)
     source.size(path)
     if extension == ".frms6":
-        stem, _, number = stem.rpartition("_")
-        if not (number.isascii() and number.isdigit()):
+        stem, _, digits = stem.rpartition("_")
+        if not (digits.isascii() and digits.isdigit()):
             raise FormatError(f"{path}: the name of the file does not end in _<number>.frms6, as those of a data set do")
     elif extension != ".hdr":
         raise FormatError(f"{path}: expected a .hdr or .frms6 file")

@@ -28,6 +28,8 @@ __all__ = ["WRITERS", "Flat", "Scene", "write"]
 WRITERS = {
     "mib": "gpuio.synth.mib",
     "frms6": "gpuio.synth.frms6",
+    "k2is": "gpuio.synth.k2is",
+    "empad": "gpuio.synth.empad",
     "npy": "gpuio.synth.npy",
     "raw": "gpuio.synth.raw",
 }
