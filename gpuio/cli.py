@@ -329,14 +329,15 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
 @click.argument("format_name", metavar="FORMAT")
 @click.argument("path", metavar="PATH", type=click.Path())
 @click.option("--nav", nargs=2, type=click.IntRange(min=1), default=(64, 64), show_default=True, metavar="Y X", help="Scan positions.")
-@click.option("--sig", nargs=2, type=click.IntRange(min=1), default=(256, 256), show_default=True, metavar="Y X", help="Detector pixels.")
+@click.option("--sig", nargs=2, type=click.IntRange(min=1), metavar="Y X",
+              help="Detector pixels.  [default: those of the format's detector, else 256 256]")
 @click.option("--dose", type=float, default=64.0, show_default=True, help="Mean counts of a pixel in the transmitted disk.")
 @click.option("--bits", type=click.IntRange(1, 16), default=16, show_default=True, help="Counts stop at 2^bits - 1.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random numbers.")
 @click.option("--force", is_flag=True, help="Replace PATH if it exists.")
 @parameter_option("Option of the writer, such as kind=R12 (mib) or dtype='<u2' (npy, raw); may be repeated.")
 @json_option
-def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, int], dose: float, bits: int, seed: int, force: bool,
+def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, ...] | None, dose: float, bits: int, seed: int, force: bool,
          parameters: tuple[tuple[str, Any], ...], as_json: bool) -> None:
     """Write a synthetic 4D-STEM scan as PATH in FORMAT."""
     from gpuio import synth
@@ -344,6 +345,7 @@ def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, int]
 
     if os.path.lexists(path) and not force:
         raise FileExistsError(f"{path}: already exists; --force replaces it")
+    sig = sig or synth.detector(format_name) or (256, 256)
     scene = synth.Scene(nav, sig, seed=seed, dose=dose, bits=bits)
     with progress_bar("writing") as progress, parameters_as_arguments(path):
         files = synth.write(format_name, path, scene, progress=progress, **dict(parameters))
@@ -435,7 +437,7 @@ def warmup(path: str | None, names: str | None, format_name: str, parameters: tu
             for decoder in warming.warm(ds, target):
                 ready.append(decoder)
                 if not as_json:
-                    click.echo(f"{decoder.device:7} {decoder.encoding:10} {decoder.pixels:8} as {decoder.dtype:8}"
+                    click.echo(f"{decoder.device:7} {decoder.encoding:10} {decoder.pixels:8} as {decoder.dtype:7}"
                                f"{' with dark and gain' if decoder.corrected else '':19} {decoder.seconds:6.2f} s  "
                                f"{'compiled' if decoder.compiled else 'was there'}")
     seconds = time.perf_counter() - started

@@ -6,7 +6,8 @@
 ['scan.npy']
 
 A writer is a module with ``write(path, frames, *, nav_shape, sig_shape, progress=None, **options) -> list of paths``. It
-takes frames as they come, never has all of them in memory, and gives a file its name when it is complete.
+takes frames as they come, never has all of them in memory, and gives a file its name when it is complete. Where a format's
+detector has one size, its module states it as ``SIG_SHAPE``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from gpuio.errors import DataSetException, ShapeError
 from gpuio.synth._writing import Progress
 from gpuio.synth.scene import Flat, Scene
 
-__all__ = ["WRITERS", "Flat", "Scene", "write"]
+__all__ = ["WRITERS", "Flat", "Scene", "detector", "write"]
 
 #: Modules by the name of their format.
 WRITERS = {
@@ -48,7 +50,7 @@ def write(format: str, path: str | os.PathLike[str], frames: Scene | Flat | Iter
     frames
         A scene, or anything that yields stacks of frames of shape (n, *sig), all positions in C order.
     nav_shape, sig_shape
-        Scan and detector axes; a scene has its own.
+        Scan and detector axes; a scene has its own, and some formats have one detector.
     progress
         Called with the frames written and those in all.
     options
@@ -66,12 +68,23 @@ def write(format: str, path: str | os.PathLike[str], frames: Scene | Flat | Iter
     OSError
         A file cannot be written.
     """
-    if format not in WRITERS:
-        raise DataSetException(f"format {format!r} cannot be written; expected one of {', '.join(WRITERS)}")
+    writer = _writer(format)
     nav = getattr(frames, "nav_shape", None) if nav_shape is None else nav_shape
-    sig = getattr(frames, "sig_shape", None) if sig_shape is None else sig_shape
+    sig = getattr(frames, "sig_shape", detector(format)) if sig_shape is None else sig_shape
     if nav is None or sig is None:
         raise ShapeError("frames that are no scene need nav_shape and sig_shape")
-    paths: list[str] = import_module(WRITERS[format]).write(
+    paths: list[str] = writer.write(
         os.fspath(path), frames, nav_shape=tuple(nav), sig_shape=tuple(sig), progress=progress, **options)
     return paths
+
+
+def detector(format: str) -> tuple[int, ...] | None:
+    """Sig shape of a format whose detector has one size; None for all others. Errors as `write`."""
+    shape: tuple[int, ...] | None = getattr(_writer(format), "SIG_SHAPE", None)
+    return shape
+
+
+def _writer(format: str) -> ModuleType:
+    if format not in WRITERS:
+        raise DataSetException(f"format {format!r} cannot be written; expected one of {', '.join(WRITERS)}")
+    return import_module(WRITERS[format])
