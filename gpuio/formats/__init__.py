@@ -40,6 +40,7 @@ FORMATS: dict[str, Format] = {
     "k2is": Format("gpuio.formats.k2is", "K2ISDataSet", ("bin", "gtg")),
     "frms6": Format("gpuio.formats.frms6", "FRMS6DataSet", ("frms6", "hdr")),
     "empad": Format("gpuio.formats.empad", "EMPADDataSet", ("xml", "raw")),
+    "blo": Format("gpuio.formats.blo", "BloDataSet", ("blo",)),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
 }

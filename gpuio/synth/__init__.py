@@ -32,6 +32,7 @@ WRITERS = {
     "frms6": "gpuio.synth.frms6",
     "k2is": "gpuio.synth.k2is",
     "empad": "gpuio.synth.empad",
+    "blo": "gpuio.synth.blo",
     "npy": "gpuio.synth.npy",
     "raw": "gpuio.synth.raw",
 }
