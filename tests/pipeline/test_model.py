@@ -14,6 +14,8 @@ from gpuio.base import BufferedBackend, DirectBackend, MMapBackend, TilingScheme
 from gpuio.shape import Shape
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*partitions were asked for:RuntimeWarning")
+
 DTYPES = ["u1", "<u2", ">u2", "<i2", ">i4", "<u4", ">u8", "<f4", ">f4", "<f8", ">f8", "<c8", ">c8", "<f2"]
 BACKENDS = {"mmap": MMapBackend, "buffered": BufferedBackend, "direct": DirectBackend}
 
