@@ -60,7 +60,12 @@ class DataSet(PixelAccess):
         self._cores = 1
         self._device: str | None = None
         self._layout: Layout | None = None
+        self._allow_unrepairable = False        # excluded pixels without neighbours to be repaired from stay as they are
+        self._carried: CorrectionSet | None = None
         self._meta: DataSetMeta | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_carried": None}      # data sets are small when they travel
 
     # -- what a format defines ------------------------------------------------------------------------------------
 
@@ -117,7 +122,7 @@ class DataSet(PixelAccess):
 
     def _default_dtype(self, layout: Layout) -> np.dtype:
         """dtype of pixels where the user asks for none; wider than the stored one where a format's own corrections need it."""
-        return layout.dtype
+        return np.result_type(np.float32, layout.dtype) if layout.has_corrections else layout.dtype
 
     def check_valid(self) -> bool:
         """True, or an error: the first and the last frame can be found and read.
@@ -323,8 +328,24 @@ class DataSet(PixelAccess):
         return None
 
     def get_correction_data(self) -> CorrectionSet:
-        """Corrections that the files carry."""
-        return CorrectionSet()
+        """Corrections that the files carry; read when first asked for.
+
+        Raises
+        ------
+        OSError, DataSetException
+            They cannot be read.
+        """
+        if self._carried is None:
+            layout, sig = self.layout, tuple(self.shape.sig)
+            # In float32 where that is exact for a single frame.
+            maps = {name: self._mean(frames).astype(np.result_type(np.float32, frames.dtype)).reshape(sig)
+                    for name, frames in (("dark", layout.dark), ("gain", layout.gain)) if frames is not None}
+            excluded = np.zeros(layout.sig_size, dtype=bool)
+            for pixels in layout.excluded:
+                excluded[pixels.start:pixels.stop:pixels.step] = True
+            self._carried = CorrectionSet(**maps, excluded_pixels=excluded.reshape(sig) if layout.excluded else None,
+                                          allow_empty=self._allow_unrepairable)
+        return self._carried
 
     def _mean(self, layout: Layout) -> np.ndarray:
         """Mean of all frames of another layout, such as dark frames, uncorrected: float64[sig], host memory.

@@ -164,8 +164,10 @@ class Layout:
     strided
         For arrays stored with navigation fastest: frames are gathered from it in the byte order of the file, and `pieces`
         describe a gathered frame. `parts` is then empty.
-    dark
-        Frames of the same set whose mean is the dark frame, as a layout of their own; None if there are none.
+    dark, gain
+        Frames whose mean is the dark frame, and those whose mean is the gain map, as layouts of their own; None if there are none.
+    excluded
+        Pixels to replace by their neighbours, as ranges of flat indices into the sig shape: of a bad row, a bad column, a bad pixel.
     metadata
         What the files say about the experiment. Keys carry units as suffix (``exposure_s``); values are plain Python.
     notes
@@ -182,6 +184,8 @@ class Layout:
     sync_offset: int = 0
     strided: Strided | None = None
     dark: Layout | None = None
+    gain: Layout | None = None
+    excluded: tuple[range, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -203,6 +207,11 @@ class Layout:
         for n in self.sig_shape:
             size *= n
         return size
+
+    @property
+    def has_corrections(self) -> bool:
+        """Whether dark frames, gain maps or excluded pixels come with the data."""
+        return self.dark is not None or self.gain is not None or bool(self.excluded)
 
     @property
     def is_sequential(self) -> bool:
