@@ -27,6 +27,7 @@ ENCODINGS = {
     "mib_r12": ("mib_r12", "R12"),
     "mib_r24": ("mib_r24", "R24"),
     "uint12_le": ("uint12_le", "UInt12LE"),
+    "uint4_le": ("uint4_le", "UInt4LE"),
 }
 
 PAGE = 4096

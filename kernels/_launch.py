@@ -65,6 +65,7 @@ PACKED = {
     "mib_r12": Packing(16, 8, 4),
     "mib_r24": Packing(16, 8, 4),
     "uint12_le": Packing(12, 3, 2),
+    "uint4_le": Packing(4, 1, 2),
 }
 ENCODINGS = frozenset({"plain", "swap", *PACKED})
 

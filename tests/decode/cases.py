@@ -126,6 +126,11 @@ def pack_uint12_le(pixels: np.ndarray) -> list[np.ndarray]:
     return [(even | odd << 12).astype("<u4").view(np.uint8).reshape(-1, 4)[:, :3].ravel()]
 
 
+def pack_uint4_le(pixels: np.ndarray) -> list[np.ndarray]:
+    """Two pixels are a byte, the first one its low 4 bits."""
+    return [(pixels[::2] + 16 * pixels[1::2]).astype("u1")]
+
+
 ROWS = (
     Row("plain", SOURCES + EXOTIC_SOURCES, 1, pack_plain),
     Row("swap", tuple(d for d in SOURCES + EXOTIC_SOURCES if np.dtype(d).itemsize > 1), 1, pack_swap),
@@ -134,6 +139,7 @@ ROWS = (
     Row("mib_r12", ("u2",), 4, pack_r12),
     Row("mib_r24", ("u4",), 4, pack_r24, bits=24),
     Row("uint12_le", ("u2",), 2, pack_uint12_le, bits=12),
+    Row("uint4_le", ("u1",), 2, pack_uint4_le, bits=4),
 )
 
 

@@ -126,6 +126,7 @@ def test_frames_whose_maps_do_not_fit_the_cache(name: str, stored: str, layout: 
     (Encoding("mib_r12", np.dtype("u2"), 8, 4), "00 01 00 02 00 03 0F FF", [4095, 3, 2, 1]),
     (Encoding("mib_r24", np.dtype("u4"), 8, 4, 8), "00 00 00 00 00 00 0A BC 00 00 00 00 00 00 0D EF", [11259375, 0, 0, 0]),
     (Encoding("uint12_le", np.dtype("u2"), 3, 2), "BC FA DE", [2748, 3567]),
+    (Encoding("uint4_le", np.dtype("u1"), 1, 2), "21 43 05", [1, 2, 3, 4, 5, 0]),
     (Encoding("swap", np.dtype("i2"), 2, 1), "FF FD 80 00", [-3, -32768]),
     (Encoding("plain", np.dtype("u4"), 4, 1), "2C 01 00 00", [300]),
 ])

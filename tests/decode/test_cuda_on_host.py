@@ -204,7 +204,7 @@ def counting_engine(tmp_path_factory: pytest.TempPathFactory) -> CudaEngine:
 
 @pytest.mark.parametrize("offset", [0, 8, 5], ids=lambda n: f"starts-at-{n}")
 @pytest.mark.parametrize(("name", "native"), [("plain", "u2"), ("swap", "u2"), ("mib_r1", "u1"), ("mib_r6", "u1"), ("mib_r12", "u2"),
-                                              ("mib_r24", "u4"), ("uint12_le", "u2")])
+                                              ("mib_r24", "u4"), ("uint12_le", "u2"), ("uint4_le", "u1")])
 @pytest.mark.parametrize("wide", [False, True], ids=["native", "f4"])
 def test_packed_bytes_come_in_once_and_results_go_out_once(
         counting_engine: CudaEngine, name: str, native: str, wide: bool, offset: int) -> None:

@@ -24,6 +24,7 @@ KERNELS: dict[str, dict[str, int]] = {
     "mib_r12": {"mib_r12, u16, f32, 0": 128, "mib_r12, f32, f32, 3": 64, "mib_r12, f32, f64, 3": 64},
     "mib_r24": {"mib_r24, u32, f32, 0": 64, "mib_r24, f32, f32, 3": 64, "mib_r24, f32, f64, 3": 64, "mib_r24, u8, f32, 0": 128},
     "uint12_le": {"uint12_le, u16, f32, 0": 64, "uint12_le, f32, f32, 3": 64, "uint12_le, f32, f64, 3": 64},
+    "uint4_le": {"uint4_le, u8, f32, 0": 64, "uint4_le, f32, f32, 3": 32, "uint4_le, f32, f64, 3": 32},
 }
 #: 16 bytes of output would need more than 32 bytes of input.
 NARROW = {"decode<plain<u64>, u8, f32, 0>"}

@@ -38,7 +38,7 @@ def engine() -> CudaEngine:
 
 def test_an_engine_says_what_it_is(engine: CudaEngine) -> None:
     assert engine.name == "cuda:0" and engine.xp is np
-    assert engine.encodings == {"plain", "swap", "mib_r1", "mib_r6", "mib_r12", "mib_r24", "uint12_le"}
+    assert engine.encodings == {"plain", "swap", "mib_r1", "mib_r6", "mib_r12", "mib_r24", "uint12_le", "uint4_le"}
     assert engine.empty((3, 5), "f4").shape == (3, 5) and not engine.zeros((3,), "u1").any()
     array = np.random.default_rng(0).integers(0, 9, 7)
     assert np.array_equal(engine.download(engine.upload(array)), array)
