@@ -1,0 +1,409 @@
+"""What `explain` says of this machine, and of machines that are made up: every reason by itself, the plan against what is really read."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuio
+from gpuio import ceilings, explain
+from gpuio.engine import get_engine
+from gpuio.errors import MemoryBudgetError, ShapeError
+from gpuio.explain import ASSUMED, Facts, size_text
+from gpuio.io.backends import BufferedBackend, DirectBackend, IOBackend, MMapBackend
+from gpuio.io.base import Extent
+from gpuio.pipeline import parse_bytes
+
+NAV, SIG = (7, 13), (11, 17)
+FRAME_BYTES = 2 * 11 * 17
+
+
+@dataclass(frozen=True)
+class DeviceTransport(BufferedBackend):
+    """As much of a transport from storage to a device as an explanation looks at."""
+
+    memory = "device"
+    alignment = 4096
+
+    @property
+    def id(self) -> str:
+        return "gds"
+
+
+#: A machine where nothing stands against GPUDirect Storage.
+IDEAL = Facts(device="cuda:0", no_cuda=None, transport=BufferedBackend(), cold=True, why="made up", file_system="ext4", resident=0.0,
+              has_kvikio=True, compatibility=False, has_nvidia_fs=True, has_udev=True)
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 60000, (*NAV, *SIG)).astype(np.uint16)
+
+
+@pytest.fixture
+def raw(tmp_path: Path, frames: np.ndarray) -> Any:
+    """A data set of frames with 19 bytes before each, in big-endian order."""
+    path = tmp_path / "scan.bin"
+    path.write_bytes(b"".join(b"h" * 19 + frame.astype(">u2").tobytes() for frame in frames.reshape(-1, *SIG)))
+    return gpuio.load("raw", path=path, dtype=">u2", nav_shape=NAV, sig_shape=SIG, frame_header=19, device="cpu")
+
+
+@pytest.fixture
+def aligned(tmp_path: Path) -> Any:
+    """A data set in which every frame is a page."""
+    path = tmp_path / "pages.bin"
+    path.write_bytes(np.random.default_rng(6).bytes(23 * 4096))
+    return gpuio.load("raw", path=path, dtype="u1", nav_shape=(23,), sig_shape=(64, 64), device="cpu")
+
+
+def reasons(ds: Any, facts: Facts, name: str) -> set[str]:
+    return set(ds.explain(facts=facts).why_not.get(name, ()))
+
+
+# ---- why not a better way ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_stands_against_gpudirect_on_an_ideal_machine(aligned: Any) -> None:
+    assert reasons(aligned, IDEAL, "gds") == {"nothing stands against it; it was not asked for"}
+    assert reasons(aligned, IDEAL, "cuda") == set()
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"device": "cpu"}, "pixels are decoded on the CPU"),
+    ({"file_system": "tmpfs"}, "file system tmpfs: GPUDirect Storage reads ext4 and xfs"),
+    ({"file_system": "overlay"}, "file system overlay: GPUDirect Storage reads ext4 and xfs"),
+    ({"file_system": "smb3"}, "network file system smb3: GPUDirect Storage reads ext4 and xfs"),
+    ({"file_system": "lustre"}, "file system lustre: it takes part only with its own GPUDirect support"),
+    ({"has_kvikio": False}, "kvikio is not installed; install gpuio[gds13]"),
+    ({"compatibility": True}, "kvikio is told to use its compatibility mode; unset KVIKIO_COMPAT_MODE"),
+    ({"has_nvidia_fs": False}, "the kernel module nvidia-fs is not loaded"),
+    ({"has_udev": False}, "udev's database /run/udev/data cannot be read"),
+    ({"resident": 0.87}, "87% of the places looked at are in the page cache"),
+])
+def test_each_obstacle_to_gpudirect_is_named_alone(aligned: Any, changes: dict[str, Any], said: str) -> None:
+    (reason,) = reasons(aligned, replace(IDEAL, **changes), "gds")
+    assert reason.startswith(said)
+
+
+def test_all_obstacles_are_named_together(aligned: Any) -> None:
+    facts = replace(IDEAL, device="cpu", file_system="tmpfs", has_kvikio=False, has_nvidia_fs=False, has_udev=False)
+    assert len(reasons(aligned, facts, "gds")) == 5
+
+
+def test_extents_that_are_not_aligned_are_counted(raw: Any) -> None:
+    found = raw.explain(facts=IDEAL, memory=3 * 40 * FRAME_BYTES, depth=9)
+    assert found.why_not["gds"] == (f"{found.extents} of {found.extents} extents are not aligned to 4096 bytes; "
+                                    "they would be read with their surroundings",)
+    assert found.extents == found.unaligned_extents > 1
+
+
+def test_gpudirect_in_use_needs_no_excuse(raw: Any) -> None:
+    found = raw.explain(facts=replace(IDEAL, transport=DeviceTransport()))
+    assert "gds" not in found.why_not
+    assert found.transport == "gds"
+    assert found.unaligned_extents == 0, "the plan of an aligned transport is aligned"
+
+
+def test_why_there_is_no_gpu_is_said_in_the_words_of_the_engine(raw: Any) -> None:
+    assert reasons(raw, replace(IDEAL, device="cpu", no_cuda="the driver is on holiday"), "cuda") == {"the driver is on holiday"}
+
+
+def test_a_gpu_that_was_not_wanted_is_told_from_one_that_is_missing(raw: Any) -> None:
+    (reason,) = reasons(raw, replace(IDEAL, device="cpu"), "cuda")
+    assert reason.startswith("the CPU was asked for")
+
+
+def test_unbuffered_reads_are_refused_in_the_words_of_the_transport(raw: Any) -> None:
+    assert reasons(raw, replace(IDEAL, no_direct="refuses"), "direct") == {"refuses"}
+    (reason,) = reasons(raw, IDEAL, "direct")
+    assert "only if asked for" in reason
+    assert reasons(raw, replace(IDEAL, transport=DirectBackend()), "direct") == set()
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, "page-locked"), ({"device": "cpu"}, "not in the page cache"), ({"device": "cpu", "resident": None}, "not in the page"),
+    ({"device": "cpu", "cold": False, "resident": 1.0}, "only if asked for"),
+])
+def test_why_files_are_not_mapped(raw: Any, changes: dict[str, Any], said: str) -> None:
+    (reason,) = reasons(raw, replace(IDEAL, **changes), "mmap")
+    assert said in reason
+
+
+def test_mapped_files_need_no_excuse(raw: Any) -> None:
+    assert reasons(raw, replace(IDEAL, device="cpu", transport=MMapBackend()), "mmap") == set()
+
+
+# ---- the machine ---------------------------------------------------------------------------------------------------------
+
+
+def test_facts_of_this_machine_are_asked_for(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "why_no_cuda", lambda number: f"no device {number}")
+    monkeypatch.setattr(explain, "file_system", lambda folder: "zfs" if folder == os.path.dirname(os.path.realpath(raw.files[0])) else "no")
+    monkeypatch.setattr(explain, "resident_fraction", lambda path: 0.25)
+    monkeypatch.setattr(DirectBackend, "unavailable", lambda self, path: f"not {path}")
+    monkeypatch.setattr(explain.os.path, "exists", lambda path: path == "/proc/driver/nvidia-fs")
+    monkeypatch.setattr(explain.os, "access", lambda path, mode: path == "/run/udev/data")
+    monkeypatch.setattr(explain.importlib.util, "find_spec", lambda name: name == "kvikio" or None)
+    monkeypatch.setattr(type(raw), "_transport", lambda self: (BufferedBackend(), True, "because"))
+    monkeypatch.setenv("KVIKIO_COMPAT_MODE", "ON")
+    facts = Facts.of(raw)
+    assert facts == Facts(device="cpu", no_cuda="no device 0", transport=BufferedBackend(), cold=True, why="because", file_system="zfs",
+                          resident=0.25, no_direct=f"not {raw.files[0]}", has_kvikio=True, compatibility=True, has_nvidia_fs=True,
+                          has_udev=True)
+    monkeypatch.setattr(explain.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(explain.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(explain.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(explain, "resident_fraction", lambda path: None)
+    monkeypatch.setenv("KVIKIO_COMPAT_MODE", "AUTO")
+    without = Facts.of(raw)
+    assert (without.has_kvikio, without.compatibility, without.has_nvidia_fs, without.has_udev, without.resident) == (
+        False, False, False, False, None)
+
+
+def test_without_made_up_facts_this_machine_is_explained(raw: Any) -> None:
+    found = raw.explain(dtype="float32")
+    transport, _, _ = raw._transport()
+    assert (found.device, found.transport, found.frames, found.n_files) == ("cpu", transport.id, 91, 1)
+    assert found.why_not["cuda"]
+    assert "pixels are decoded on the CPU" in found.why_not["gds"]
+
+
+# ---- the plan, against what is really read ------------------------------------------------------------------------------
+
+
+class Recording(BufferedBackend):
+    """Keeps the extents that are read."""
+
+    seen: list[Extent]
+
+    def open(self, paths: Sequence[str], sizes: Sequence[int | None]) -> Any:
+        reader, seen, lock = super().open(paths, sizes), self.seen, threading.Lock()
+        read = reader.read
+
+        def recorded(extents: Sequence[Extent], into: Any) -> None:
+            with lock:
+                seen.extend(extents)
+            read(extents, into)
+
+        reader.read = recorded  # type: ignore[method-assign]
+        return reader
+
+
+@pytest.fixture
+def recorded(raw: Any) -> Any:
+    raw._io_backend = Recording()
+    object.__setattr__(raw._io_backend, "seen", [])
+    return raw
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"dtype": "float32", "depth": 5, "memory": 30 * FRAME_BYTES}, {"roi": np.random.default_rng(3).random(NAV) < 0.3},
+    {"roi": np.random.default_rng(4).random(NAV) < 0.9, "depth": 2, "memory": 20 * FRAME_BYTES},
+], ids=["all", "small", "few", "many"])
+def test_extents_bytes_and_tiles_are_those_of_the_stream(recorded: Any, options: dict[str, Any]) -> None:
+    found = recorded.explain(**options)
+    assert recorded._io_backend.seen == [], "explaining reads nothing"
+    tiles = [len(tile) for tile in recorded.tiles(**options)]
+    seen = recorded._io_backend.seen
+    assert found.extents == len(seen)
+    assert found.read_bytes == sum(size for _, _, size, _ in seen)
+    assert found.frames == sum(tiles)
+    assert found.needed_bytes == found.frames * FRAME_BYTES
+    assert max(tiles) <= found.tile_frames
+    assert found.tile_bytes == found.tile_frames * 11 * 17 * np.dtype(options.get("dtype", "u2")).itemsize
+    assert found.memory_bytes <= found.memory_budget == parse_bytes(options.get("memory"))
+    assert found.amplification == found.read_bytes / found.needed_bytes
+
+
+def test_headers_between_frames_are_read_along_and_counted(raw: Any) -> None:
+    found = raw.explain(facts=replace(IDEAL, cold=False))
+    assert (found.extents, found.needed_bytes, found.read_bytes) == (1, 91 * FRAME_BYTES, 91 * FRAME_BYTES + 90 * 19)
+
+
+def test_a_selection_of_nothing_needs_nothing(raw: Any) -> None:
+    found = raw.explain(roi=np.zeros(NAV, bool))
+    assert (found.frames, found.extents, found.needed_bytes, found.read_bytes) == (0, 0, 0, 0)
+    assert (found.amplification, found.expected_GB_per_s) == (1.0, 0.0)
+
+
+def test_an_array_with_navigation_fastest_is_gathered_from_passes(tmp_path: Path, frames: np.ndarray) -> None:
+    path = tmp_path / "fortran.npy"
+    np.save(path, np.asfortranarray(frames))
+    ds = gpuio.open(path, device="cpu")
+    whole = ds.explain()
+    assert (whole.extents, whole.needed_bytes, whole.read_bytes) == (None, 91 * FRAME_BYTES, 91 * FRAME_BYTES)
+    passes = -(-91 // ds.explain(memory=30 * FRAME_BYTES, depth=3).block_frames)
+    assert passes > 1
+    assert ds.explain(memory=30 * FRAME_BYTES, depth=3).read_bytes == passes * 91 * FRAME_BYTES
+    assert "gathered, at most" in str(whole)
+
+
+def test_what_cannot_be_streamed_cannot_be_explained(raw: Any) -> None:
+    with pytest.raises(MemoryBudgetError, match="bytes are needed"):
+        raw.explain(memory=100)
+    with pytest.raises(ShapeError):
+        raw.explain(roi=np.ones((3, 3), bool))
+    with pytest.raises(TypeError, match="surprise"):
+        raw.explain(surprise=1)
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------------
+
+READ, NEEDED, OUT = 91 * FRAME_BYTES + 90 * 19, 91 * FRAME_BYTES, 91 * 11 * 17 * 4
+
+
+@pytest.mark.parametrize(("changes", "stages"), [
+    ({}, {"storage": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
+    ({"file_system": "nfs4"}, {"network storage": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
+    ({"cold": False, "resident": 1.0}, {"page cache": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
+    ({"cold": False, "resident": None}, {"page cache": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
+    ({"cold": False}, {"storage": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
+    ({"device": "cpu", "cold": False, "resident": 1.0}, {"page cache": READ, "decoding on the CPU": OUT}),
+    ({"device": "cpu", "cold": False, "resident": 1.0, "transport": MMapBackend()}, {"decoding on the CPU": OUT}),
+    ({"device": "cpu", "cold": False, "resident": 0.0, "transport": MMapBackend()}, {"storage": READ, "decoding on the CPU": OUT}),
+    ({"device": "cpu"}, {"storage": READ, "decoding on the CPU": OUT}),
+])
+def test_stages_move_the_bytes_of_the_plan(raw: Any, changes: dict[str, Any], stages: dict[str, int]) -> None:
+    found = raw.explain(dtype="float32", facts=replace(IDEAL, **changes))
+    assert {stage.name: stage.n_bytes for stage in found.stages} == stages
+    assert all(stage.GB_per_s == ASSUMED[stage.name] and not stage.measured for stage in found.stages)
+
+
+def test_direct_reads_always_come_from_storage(aligned: Any) -> None:
+    facts = replace(IDEAL, transport=DirectBackend(), cold=False, resident=1.0)
+    assert aligned.explain(facts=facts).stages[0].name == "storage"
+
+
+def test_gpudirect_leaves_out_the_host(aligned: Any) -> None:
+    found = aligned.explain(facts=replace(IDEAL, transport=DeviceTransport(), cold=False, resident=1.0))
+    assert [stage.name for stage in found.stages] == ["storage", "decoding on the GPU"]
+
+
+def test_stages_at_the_same_time_cost_the_slowest_others_their_sum(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rate in {"page cache": 2.0, "decoding on the CPU": 0.5, "host to device": 1.0, "decoding on the GPU": 100.0}.items():
+        monkeypatch.setitem(ASSUMED, name, rate)
+    warm = replace(IDEAL, cold=False, resident=1.0)
+    on_gpu = raw.explain(dtype="float32", facts=warm)
+    assert on_gpu.overlapping
+    assert on_gpu.bottleneck == "host to device"
+    assert on_gpu.expected_GB_per_s == pytest.approx(NEEDED / READ)
+    on_cpu = raw.explain(dtype="float32", facts=replace(warm, device="cpu"))
+    assert not on_cpu.overlapping
+    assert on_cpu.bottleneck == "decoding on the CPU"
+    assert on_cpu.expected_GB_per_s == pytest.approx(NEEDED / (READ / 2 + OUT / 0.5))
+    threaded = raw.explain(dtype="float32", facts=replace(warm, device="cpu"), threads=3)
+    assert threaded.overlapping
+    assert threaded.decode_threads == 3
+    assert threaded.expected_GB_per_s == pytest.approx(NEEDED / (OUT / 1.5))
+
+
+# ---- measured ------------------------------------------------------------------------------------------------------------
+
+
+def test_measured_ceilings_replace_what_was_assumed(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "reading", lambda *_: 3.5)
+    monkeypatch.setattr(ceilings, "memory_copy", lambda: 7.0)
+    monkeypatch.setattr(ceilings, "decoding", lambda layout, engine, dtype, depth, corrections: depth / 2)
+    found = raw.explain(measure=True, depth=5, threads=2, facts=replace(IDEAL, device="cpu", cold=False, resident=1.0))
+    assert found.measured == {"page cache": 3.5, "memory copy": 7.0, "decoding on the CPU": 2.5}
+    assert [(stage.name, stage.GB_per_s, stage.measured) for stage in found.stages] == [
+        ("page cache", 3.5, True), ("decoding on the CPU", 5.0, True)]
+    assert "memory copy: 7 GB/s" in str(found)
+
+
+def test_ceilings_of_this_machine_are_rates(raw: Any) -> None:
+    found = raw.explain(measure=True, dtype="float32")
+    assert {"memory copy", "decoding on the CPU"} < set(found.measured)
+    assert all(0 < rate < 1e5 for rate in found.measured.values())
+
+
+@pytest.mark.parametrize("backend", [BufferedBackend(), MMapBackend()])
+def test_reading_is_sampled_in_the_middle_and_bounded(recorded: Any, monkeypatch: pytest.MonkeyPatch, backend: IOBackend) -> None:
+    monkeypatch.setattr(ceilings, "BufferedBackend", lambda: recorded._io_backend)
+    monkeypatch.setattr(ceilings, "SAMPLE_BYTES", 20 * FRAME_BYTES)
+    options: dict[str, Any] = {"memory": 100 * FRAME_BYTES, "depth": 4, "measure": True, "dtype": "float32"}
+    if isinstance(backend, MMapBackend):
+        monkeypatch.setattr("gpuio.pipeline.MAPPED_BLOCK_BYTES", 8 * FRAME_BYTES)
+        recorded._transport = lambda: (backend, False, "asked for")
+    else:
+        monkeypatch.setattr("gpuio.pipeline.WARM_BLOCK_BYTES", 8 * FRAME_BYTES)
+    found = recorded.explain(**options)
+    seen = recorded._io_backend.seen
+    sizes = [size for _, _, size, _ in seen]
+    assert 10 * FRAME_BYTES < sum(sizes) <= 20 * FRAME_BYTES + 400
+    assert min(offset for _, offset, _, _ in seen) > found.read_bytes // 4
+    assert max(offset + size for _, offset, size, _ in seen) < found.read_bytes * 3 // 4
+
+
+def test_frames_that_are_gathered_are_not_sampled(tmp_path: Path, frames: np.ndarray) -> None:
+    path = tmp_path / "fortran.npy"
+    np.save(path, np.asfortranarray(frames))
+    found = gpuio.open(path, device="cpu").explain(measure=True)
+    assert set(found.measured) == {"memory copy", "decoding on the CPU"}
+
+
+def test_decoding_is_measured_with_what_the_stream_would_do(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+
+    def rate(n_bytes: int, run: Any, wait: Any = None) -> float:
+        run()
+        moved.append(n_bytes)
+        return 1.0
+
+    monkeypatch.setattr(ceilings, "_rate", rate)
+    corrections = gpuio.CorrectionSet(dark=np.ones(SIG, "f4"), gain=np.full(SIG, 2, "f4"))
+    assert ceilings.decoding(raw.layout, raw.engine, np.dtype("f4"), 3, corrections) == 1.0
+    assert ceilings.host_to_device(get_engine("cpu")) == ceilings.memory_copy() == 1.0
+    assert moved == [3 * 11 * 17 * 4, ceilings.COPY_BYTES, ceilings.COPY_BYTES]
+
+
+def test_a_rate_is_bytes_by_the_median_of_passes_that_last_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def takes(seconds: float) -> Any:
+        def run() -> None:
+            nonlocal now
+            now += seconds
+
+        return run
+
+    monkeypatch.setattr(ceilings.time, "perf_counter", lambda: now)
+    assert ceilings._rate(10_000_000, takes(0.002)) == pytest.approx(5.0)
+    assert ceilings._rate(10_000_000, takes(0.002), takes(0.004)) == pytest.approx(10 / 6), "waiting counts"
+
+
+# ---- how it is told ------------------------------------------------------------------------------------------------------
+
+
+def test_the_text_tells_every_reason_and_every_stage(raw: Any) -> None:
+    found = raw.explain(facts=replace(IDEAL, device="cpu", no_cuda="none here", has_kvikio=False))
+    text = str(found)
+    for reason in (reason for group in found.why_not.values() for reason in group):
+        assert reason in text
+    assert all(stage.name in text for stage in found.stages)
+    assert raw.files[0] in text
+    assert f"{found.extents} extents" in text
+    assert text.splitlines()[-1].endswith(f"the slowest is {found.bottleneck}")
+
+
+def test_a_dictionary_has_the_same_facts_as_plain_values(raw: Any) -> None:
+    found = raw.explain(facts=IDEAL)
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert (plain["extents"], plain["device"], plain["bottleneck"]) == (found.extents, "cuda:0", found.bottleneck)
+    assert plain["why_not"] == {name: list(group) for name, group in found.why_not.items()}
+    assert [stage["seconds"] for stage in plain["stages"]] == [stage.seconds for stage in found.stages]
+
+
+@pytest.mark.parametrize(("n_bytes", "text"), [
+    (0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (3 << 20, "3 MiB"), (5 << 40, "5 TiB"),
+])
+def test_sizes_have_binary_units(n_bytes: int, text: str) -> None:
+    assert size_text(n_bytes) == text
