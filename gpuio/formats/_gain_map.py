@@ -96,7 +96,7 @@ def _mat(source: Source, path: str, sig_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _listed(variables: dict[str, Any]) -> str:
-    return ", ".join(f"{name} ({kind})" for name, (_, kind) in list(variables.items())[:10]) or "no variables"
+    return ", ".join(f"{name[:63]!r} ({kind})" for name, (_, kind) in list(variables.items())[:10]) or "no variables"
 
 
 READERS = {".mat": _mat, ".npy": _npy}

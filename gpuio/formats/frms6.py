@@ -50,7 +50,6 @@ library (CASS) for the frame header. No recording is publicly available.
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 import struct
@@ -192,14 +191,14 @@ def parse_hdr(raw: bytes, path: str) -> Acquisition:
     Raises
     ------
     FormatError
-        It is no INI text, has no section ``[measurementInfo]``, or a key of it is missing or cannot be understood.
+        It has no section ``[measurementInfo]``, or a key of it is missing or cannot be understood.
     """
     info = _section(raw, path)
 
     def value(key: str) -> str:
         if key not in info:
             raise FormatError(f"{path}: the section [measurementInfo] has no {key}")
-        return info[key].strip()
+        return info[key]
 
     size = SIZE.fullmatch(value("stemimagesize"))
     if size is None or not int(size[1]) * int(size[2]):
@@ -213,21 +212,27 @@ def parse_hdr(raw: bytes, path: str) -> Acquisition:
     frames = _number(value("signalframes"))
     if not isinstance(frames, int) or frames < 1:
         raise FormatError(f"{path}: signalframes is {value('signalframes')!r}; expected a positive number")
-    metadata = {HDR_KEYS.get(key, key): _number(text.strip().strip('"')) for key, text in info.items()}
+    metadata = {HDR_KEYS.get(key, key): _number(text.strip('"')) for key, text in info.items()}
     return Acquisition((int(size[1]), int(size[2])), int(readout[1]), (int(readout[2]), int(readout[3])), frames, metadata)
 
 
 def _section(raw: bytes, path: str) -> dict[str, str]:
-    """The keys, in lower case, and values of ``[measurementInfo]``, whose name may be in any case."""
-    ini = configparser.RawConfigParser(strict=False, allow_no_value=True)       # raw: a percent sign means nothing
-    try:
-        ini.read_string(raw.removeprefix(b"\xef\xbb\xbf").decode("latin-1"))
-    except configparser.Error as error:
-        raise FormatError(f"{path}: not an INI file: {' '.join(str(error).split())}") from None
-    name = next((name for name in ini.sections() if name.lower() == SECTION), None)
-    if name is None:
+    """The lines ``key = value`` or ``key: value`` of ``[measurementInfo]``; its name and the keys may be in any case.
+
+    Python's `configparser` is of no use here: it fails on damaged files, and on a percent sign unless told otherwise.
+    """
+    found: dict[str, dict[str, str]] = {}
+    section = ""
+    for line in map(str.strip, raw.removeprefix(b"\xef\xbb\xbf").decode("latin-1").split("\n")):
+        entry = re.fullmatch(r"([^=:#;][^=:]*)[=:](.*)", line, re.DOTALL)
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1].lower()
+            found.setdefault(section, {})
+        elif entry is not None and section:
+            found[section][entry[1].strip().lower()] = entry[2].strip()
+    if SECTION not in found:
         raise FormatError(f"{path}: has no section [measurementInfo]; not the header of a FRMS6 data set")
-    return {key: text for key, text in ini.items(name) if text is not None}
+    return found[SECTION]
 
 
 def _number(text: str) -> int | str:
