@@ -41,6 +41,7 @@ FORMATS: dict[str, Format] = {
     "frms6": Format("gpuio.formats.frms6", "FRMS6DataSet", ("frms6", "hdr")),
     "empad": Format("gpuio.formats.empad", "EMPADDataSet", ("xml", "raw")),
     "blo": Format("gpuio.formats.blo", "BloDataSet", ("blo",)),
+    "mrc": Format("gpuio.formats.mrc", "MRCDataSet", ("mrc",)),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
 }

@@ -33,6 +33,7 @@ WRITERS = {
     "k2is": "gpuio.synth.k2is",
     "empad": "gpuio.synth.empad",
     "blo": "gpuio.synth.blo",
+    "mrc": "gpuio.synth.mrc",
     "npy": "gpuio.synth.npy",
     "raw": "gpuio.synth.raw",
 }
