@@ -19,10 +19,10 @@ ROOT = Path(__file__).parent.parent
 
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
-    "values": "errors hostarray shape fileset layout meta source tile corrections engine conversion prepare",
+    "values": "errors hostarray shape fileset layout findings meta source tile corrections engine conversion prepare",
     "stream": "blocks pipeline access messages partition dataset explain ceilings",
     "door": "__init__ base",
-    "edge": "__main__ cli demo check preview warmup testing",
+    "edge": "__main__ demo check candidates preview warmup testing",
 }
 ROOM_OF = {f"gpuio.{name}" if name != "__init__" else "gpuio": room for room, names in ROOMS.items() for name in names.split()}
 
@@ -37,7 +37,8 @@ ALLOWED = {
     "stream": {"values", "geometry", "io"},
     "formats": {"values", "stream"},
     "door": {"values", "geometry", "io", "stream", "formats"},
-    "edge": {"values", "stream", "door", "formats", "synth", "integrations"},
+    "edge": {"values", "stream", "door", "formats", "synth", "integrations", "cli"},
+    "cli": {"values", "stream", "door", "formats", "synth", "edge"},
     "integrations": {"values", "door"},
 }
 

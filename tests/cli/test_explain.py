@@ -98,7 +98,7 @@ def compiling(seconds: float, times: int = 1) -> None:
 @pytest.mark.parametrize(("terminal", "seconds", "lines"), [(True, 0.3, 1), (True, 0.0, 0), (False, 0.3, 0)])
 def test_compiling_is_told_once_to_who_looks_and_waits(
         terminal: bool, seconds: float, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("gpuio.cli._group.PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     before: Any = engine.on_compile
     compiling(seconds, times=2)

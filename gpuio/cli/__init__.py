@@ -9,262 +9,29 @@ Only public names of gpuio are used here, and imported inside the commands, so t
 
 from __future__ import annotations
 
-import ast
-import json
-import math
 import os
-import re
-import sys
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import click
 
 import gpuio
 from gpuio import formats as registry
-from gpuio.errors import DataSetException, GpuioError
+from gpuio.cli._group import Commands, describe, patience
+from gpuio.cli._options import (
+    Parameter,
+    dataset_options,
+    device_option,
+    json_option,
+    open_dataset,
+    parameter_option,
+    parameters_as_arguments,
+)
+from gpuio.cli._output import by, plain, print_json, print_rows, printable, progress_bar
 
-if TYPE_CHECKING:
-    from gpuio.dataset import DataSet
-
-#: Set to anything but 0 to see tracebacks.
-DEBUG_VARIABLE = "GPUIO_DEBUG"
-#: Compiling is worth a word if it takes longer.
-PATIENCE_SECONDS = 0.3
-
-
-class Commands(click.Group):
-    """A group whose errors are one line each."""
-
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
-             standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run, report, exit. With `standalone_mode` off, errors are left to the caller, as click has it."""
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        try:
-            with warnings.catch_warnings(), patience():
-                warnings.showwarning = _show_warning
-                result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.UsageError as e:
-            command = e.ctx.command_path if e.ctx else "gpuio"
-            _fail(f"{e.format_message()} (see '{command} --help')", 2)
-        except click.ClickException as e:
-            _fail(e.format_message(), e.exit_code)
-        except click.Abort:
-            _fail("interrupted", 130)
-        except Exception as e:
-            if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
-                raise
-            _fail(describe(e), 1)
-        sys.exit(result if isinstance(result, int) else 0)
-
-
-def describe(error: Exception) -> str:
-    """An exception as one line for a user."""
-    if isinstance(error, OSError) and not isinstance(error, GpuioError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    elif isinstance(error, (GpuioError, ValueError, OSError, MemoryError)):
-        text = str(error) or type(error).__name__
-    else:
-        text = f"{type(error).__name__}: {error} (this is a fault of gpuio; {DEBUG_VARIABLE}=1 shows where)"
-    return printable(" ".join(text.split()))
-
-
-@contextmanager
-def patience() -> Iterator[None]:
-    """Say once, to somebody who looks at stderr, that something is compiled, if it takes a moment."""
-    from gpuio import engine
-
-    told = False
-
-    def tell() -> None:
-        nonlocal told
-        if not told and sys.stderr.isatty():
-            click.echo("compiling for this machine; it is kept, later runs start at once", err=True)
-        told = True
-
-    @contextmanager
-    def on_compile(what: str) -> Iterator[None]:
-        timer = threading.Timer(PATIENCE_SECONDS, tell)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    before, engine.on_compile = engine.on_compile, on_compile
-    try:
-        yield
-    finally:
-        engine.on_compile = before
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"warning: {printable(' '.join(str(message).split()))}", err=True)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)
-
-
-class Parameter(click.ParamType):
-    """``key=value``: numbers, tuples (``2,4``), true, false, none and quoted text as in Python, anything else as it stands."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """A pair of name and Python value."""
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = value.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals or not key.isidentifier():
-            self.fail(f"{value!r} is not of the form key=value", param, ctx)
-        parsed = _python_value(text.strip())
-        if key.endswith("_shape") and isinstance(parsed, int) and not isinstance(parsed, bool):
-            parsed = (parsed,)
-        return key, parsed
-
-
-def _python_value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return text
-    return value if isinstance(value, (int, float, str, tuple)) else text
-
-
-def parameter_option(what: str) -> Callable[[Any], Any]:
-    """The repeatable option ``-p key=value``."""
-    return click.option("-p", "--param", "parameters", type=Parameter(), multiple=True, metavar="KEY=VALUE", help=what)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
-
-
-def device_option(command: Any) -> Any:
-    """The option ``--device``."""
-    return click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; default: GPUIO_DEVICE, else auto.")(command)
-
-
-def dataset_options(command: Any) -> Any:
-    """What every command that opens a data set takes."""
-    for option in (
-        json_option,
-        device_option,
-        parameter_option("Parameter of the format, such as nav_shape=256,256 or sync_offset=-3; may be repeated."),
-        click.option("-f", "--format", "format_name", default="auto", metavar="NAME", show_default=True,
-                     help="Format; files without a header need one (raw)."),
-        click.argument("path", metavar="FILE", type=click.Path()),
-    ):
-        command = option(command)
-    return command
-
-
-def open_dataset(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...]) -> DataSet:
-    """The data set that the options describe."""
-    if format_name not in ("auto", *registry.names()):
-        raise click.BadParameter(f"{format_name!r} is not a format; expected one of {', '.join(registry.names())}", param_hint="--format")
-    arguments = dict(parameters)
-    if "path" in arguments:
-        raise click.UsageError("the path is given as FILE, not as a parameter")
-    if isinstance(arguments.get("io_backend"), str):
-        arguments["io_backend"] = io_backend(arguments["io_backend"])
-    with parameters_as_arguments(path):
-        if format_name == "auto":
-            return gpuio.open(path, device=device, **arguments)
-        return gpuio.load(format_name, path=path, device=device, **arguments)
-
-
-def io_backend(name: str) -> Any:
-    """An I/O backend by its id."""
-    cls = gpuio.IOBackend.get_cls_by_id(name)
-    if cls is None:
-        raise click.UsageError(f"{name!r} is not an I/O backend; expected one of {', '.join(gpuio.IOBackend.get_supported())}")
-    return cls()
-
-
-@contextmanager
-def parameters_as_arguments(path: str) -> Iterator[None]:
-    """Tell about missing and unknown arguments of a call in the words of the command line."""
-    try:
-        yield
-    except TypeError as e:
-        for said, meaning in ((r"missing \d+ required .*arguments?: (.+)", "needs"), (r"unexpected keyword argument (.+)", "has no")):
-            if found := re.search(said, str(e)):
-                raise DataSetException(f"{path}: the format {meaning} {found[1]}; parameters are given as -p key=value") from e
-        raise
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[..., None]]:
-    """A bar on stderr that is fed ``(done, total)`` or ``(done, total, label)``; nothing is shown where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total, label=label: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-                  console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total, label=label: bar.update(task, completed=done, total=total, description=label)
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON knows it: NumPy scalars and arrays, paths, dates and tuples are converted, NaN and infinities are null."""
-    if hasattr(value, "tolist"):                # NumPy scalars and arrays
-        value = value.tolist()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v) for v in value]
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def print_json(value: Any) -> None:
-    """One JSON value on stdout."""
-    click.echo(json.dumps(plain(value), indent=2, allow_nan=False))
-
-
-def print_rows(rows: Mapping[str, Any], title: str | None = None) -> None:
-    """Names and values in two columns on stdout, a row a line."""
-    if title and rows:
-        click.echo(click.style(title, bold=True))
-    width = max(map(len, rows), default=0)
-    for name, value in rows.items():
-        click.echo(f"{name:<{width}}  {_text(value)}".rstrip())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return ", ".join(_text(v) for v in value)
-    return f"{value:.6g}" if isinstance(value, float) else printable(value)
-
-
-def printable(value: Any) -> str:
-    """Text for a terminal: control characters of headers and undecodable bytes of file names are replaced."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in str(value))
-
-
-def by(shape: Sequence[int]) -> str:
-    """A shape as ``256 x 256``."""
-    return " x ".join(str(n) for n in shape)
+__all__ = ["Commands", "Parameter", "describe", "main", "patience", "plain", "printable", "progress_bar"]
 
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

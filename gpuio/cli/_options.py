@@ -1,0 +1,110 @@
+"""What commands take: parameters, formats, devices, and the data sets that these describe."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import gpuio
+from gpuio import formats as registry
+from gpuio.errors import DataSetException
+
+if TYPE_CHECKING:
+    from gpuio.dataset import DataSet
+
+
+class Parameter(click.ParamType):
+    """``key=value``: numbers, tuples (``2,4``), true, false, none and quoted text as in Python, anything else as it stands."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """A pair of name and Python value."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key.isidentifier():
+            self.fail(f"{value!r} is not of the form key=value", param, ctx)
+        parsed = _python_value(text.strip())
+        if key.endswith("_shape") and isinstance(parsed, int) and not isinstance(parsed, bool):
+            parsed = (parsed,)
+        return key, parsed
+
+
+def _python_value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+    return value if isinstance(value, (int, float, str, tuple)) else text
+
+
+def parameter_option(what: str) -> Callable[[Any], Any]:
+    """The repeatable option ``-p key=value``."""
+    return click.option("-p", "--param", "parameters", type=Parameter(), multiple=True, metavar="KEY=VALUE", help=what)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
+
+
+def device_option(command: Any) -> Any:
+    """The option ``--device``."""
+    return click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; default: GPUIO_DEVICE, else auto.")(command)
+
+
+def dataset_options(command: Any) -> Any:
+    """What every command that opens a data set takes."""
+    for option in (
+        json_option,
+        device_option,
+        parameter_option("Parameter of the format, such as nav_shape=256,256 or sync_offset=-3; may be repeated."),
+        click.option("-f", "--format", "format_name", default="auto", metavar="NAME", show_default=True,
+                     help="Format; files without a header need one (raw)."),
+        click.argument("path", metavar="FILE", type=click.Path()),
+    ):
+        command = option(command)
+    return command
+
+
+def open_dataset(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...]) -> DataSet:
+    """The data set that the options describe."""
+    if format_name not in ("auto", *registry.names()):
+        raise click.BadParameter(f"{format_name!r} is not a format; expected one of {', '.join(registry.names())}", param_hint="--format")
+    arguments = dict(parameters)
+    if "path" in arguments:
+        raise click.UsageError("the path is given as FILE, not as a parameter")
+    if isinstance(arguments.get("io_backend"), str):
+        arguments["io_backend"] = io_backend(arguments["io_backend"])
+    with parameters_as_arguments(path):
+        if format_name == "auto":
+            return gpuio.open(path, device=device, **arguments)
+        return gpuio.load(format_name, path=path, device=device, **arguments)
+
+
+def io_backend(name: str) -> Any:
+    """An I/O backend by its id."""
+    cls = gpuio.IOBackend.get_cls_by_id(name)
+    if cls is None:
+        raise click.UsageError(f"{name!r} is not an I/O backend; expected one of {', '.join(gpuio.IOBackend.get_supported())}")
+    return cls()
+
+
+@contextmanager
+def parameters_as_arguments(path: str) -> Iterator[None]:
+    """Tell about missing and unknown arguments of a call in the words of the command line."""
+    try:
+        yield
+    except TypeError as e:
+        for said, meaning in ((r"missing \d+ required .*arguments?: (.+)", "needs"), (r"unexpected keyword argument (.+)", "has no")):
+            if found := re.search(said, str(e)):
+                raise DataSetException(f"{path}: the format {meaning} {found[1]}; parameters are given as -p key=value") from e
+        raise
