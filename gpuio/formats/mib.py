@@ -69,11 +69,15 @@ from gpuio.errors import FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
 from gpuio.formats._arguments import ignored, nav_or_sig_shape, renamed, sync
 from gpuio.formats._mib_header import MAGIC, MAX_FRAMES, STREAM_PREFIX, FrameHeader, parse_hdr, read_header
+from gpuio.formats._mib_records import check as check
+from gpuio.formats._mib_records import frame_records as frame_records
 from gpuio.formats._mib_times import frames_per_line, parse_utc
 from gpuio.formats._siblings import companion, series, split_name, without_number
 from gpuio.layout import Encoding, Layout, Piece, plain_pieces
 from gpuio.source import Source
 
+#: For ``gpuio check``: how to open a file of a set whose files do not belong together.
+LENIENT = {"disable_glob": True}
 #: Always 2048 in recordings.
 MAX_HDR_BYTES = 1 << 16
 #: So many files make everything slow; the readout can be told to write more frames into each.

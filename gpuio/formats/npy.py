@@ -16,17 +16,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpuio.dataset import DataSet, MessageConverter, message_schema
 from gpuio.errors import ShapeError, TruncatedFile
 from gpuio.fileset import File, FileSet
+from gpuio.findings import Finding, about_scan, path_of
 from gpuio.formats import FORMATS
 from gpuio.formats._arguments import integer, nav_or_sig_shape, sync
 from gpuio.formats._npy_header import MAGIC, Header, read_header
 from gpuio.layout import Encoding, Layout, Strided, plain_pieces
 from gpuio.source import Source
+
+#: For ``gpuio check``: how to open what is there of a truncated file.
+LENIENT = {"allow_truncated": True}
 
 
 def sniff(head: bytes, path: str) -> bool:
@@ -99,6 +103,15 @@ def parse(source: Source, path: str, *, sig_dims: int | None = 2, nav_shape: Seq
         metadata={"dtype_on_disk": header.dtype.str, "shape": header.shape, "fortran_order": header.fortran_order,
                   "npy_version": "{}.{}".format(*header.version), "data_offset_bytes": header.data_offset},
     )
+
+
+def check(source: Source, layout: Layout) -> Iterator[Finding]:
+    """For ``gpuio check``: frames that are not there, and bytes after the array."""
+    yield from about_scan(layout)
+    path, said = path_of(layout), layout.metadata
+    rest = source.size(path) - said["data_offset_bytes"] - math.prod(said["shape"]) * layout.dtype.itemsize
+    if rest > 0:
+        yield Finding("warning", path, f"{rest} bytes follow the array of shape {said['shape']}", {"bytes_left": rest})
 
 
 def _sig_shape(header: Header, path: str, sig_dims: int | None, sig_shape: Sequence[int] | None) -> tuple[int, ...]:

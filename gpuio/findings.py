@@ -1,0 +1,142 @@
+"""What may be wrong with a data set, as data: findings, and what the headers of frames say.
+
+Formats contribute to ``gpuio check`` with up to three names in their module; `gpuio.check` looks for them:
+
+``frame_records(source, layout, progress) -> FrameRecords``
+    What the header of every frame says. Counters and times in it are judged by `gpuio.check`, alike for all formats.
+``check(source, layout) -> Iterable[Finding]``
+    Findings about the files. Without it, `about_files` is used, which such a function can make use of.
+``LENIENT``
+    Parameters with which what is left of a damaged set can be opened.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gpuio.fileset import File
+from gpuio.layout import Layout
+
+#: In that order; an error means pixels that are missing or cannot be trusted, a warning that something is odd.
+SEVERITIES = ("error", "warning")
+#: What `FrameRecords` has where a header does not tell a counter, time or exposure.
+UNKNOWN = np.iinfo(np.int64).min
+
+#: Called with frames done and frames in all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong or odd.
+
+    Attributes
+    ----------
+    severity
+        "error": pixels are missing or cannot be trusted; "warning": odd, but all that the files promise is there.
+    where
+        The file, and the frame if it is about one: ``scan2.mib, frame 17``. Frames are counted from 0 over all files, as
+        everywhere in gpuio.
+    what
+        What was found, and what was expected; a sentence.
+    evidence
+        The numbers behind it, by name.
+    """
+
+    severity: str
+    where: str
+    what: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"severity": self.severity, "where": self.where, "what": self.what, "evidence": dict(self.evidence)}
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecords:
+    """What the headers of frames say. Arrays have one entry for each frame that is in a file.
+
+    Attributes
+    ----------
+    frames : int64[n]
+        Number of the frame in the data set, ascending.
+    counter, time_ns, exposure_ns : int64[n]
+        Its own count, when it was taken (any origin) and how long it was exposed; `UNKNOWN` where the header does not tell.
+    findings
+        About headers that are damaged or differ from the others.
+    """
+
+    frames: np.ndarray
+    counter: np.ndarray
+    time_ns: np.ndarray
+    exposure_ns: np.ndarray
+    findings: tuple[Finding, ...] = ()
+
+
+def about_files(layout: Layout) -> Iterator[Finding]:
+    """What sizes and numbers of frames tell: files that end inside a frame, holes, scans larger or smaller than their recording."""
+    for part in (*layout.parts, *(layout.dark.parts if layout.dark is not None else ())):
+        for file in part:
+            yield from about_end(file)
+    yield from about_holes(layout)
+    yield from about_scan(layout)
+
+
+def about_end(file: File) -> Iterator[Finding]:
+    """Bytes after the last whole frame of a file."""
+    rest = (file.size or 0) - file.file_header - file.num_frames * file.stride
+    if 0 < rest < file.stride:
+        yield Finding("error", file.path, f"ends inside a frame: {rest} of {file.stride} bytes of frame {file.end_idx} are there",
+                      {"bytes_left": rest, "frame_bytes": file.stride, "frame": file.end_idx})
+    elif rest > 0:
+        yield Finding("warning", file.path, f"{rest} bytes follow its {file.num_frames} frames", {"bytes_left": rest})
+
+
+def about_holes(layout: Layout) -> Iterator[Finding]:
+    """Frames that ought to be there and are in no file."""
+    if len(layout.parts) != 1:
+        return
+    files = [file for file in layout.parts[0] if file.num_frames]
+    if not files:
+        return
+    places = [(before.end_idx, after.start_idx, f"between {os.path.basename(before.path)} and {os.path.basename(after.path)}")
+              for before, after in pairwise(files)]
+    last = files[-1]
+    for start, stop, place in [*places, (last.end_idx, layout.image_count, f"after {os.path.basename(last.path)}")]:
+        if stop > start:
+            yield Finding("error", last.path if place.startswith("after") else _following(files, stop),
+                          f"{stop - start} frames are in no file and read as blank: {start} to {stop - 1}, {place}",
+                          {"first_frame": start, "last_frame": stop - 1, "frames": stop - start})
+
+
+def _following(files: list[File], frame: int) -> str:
+    return f"{next(file.path for file in files if file.start_idx == frame)}, frame {frame}"
+
+
+def about_scan(layout: Layout) -> Iterator[Finding]:
+    """A scan, as the files state it, of another number of positions than there are frames for it."""
+    if layout.nav_shape is None:
+        return
+    positions = math.prod(layout.nav_shape)
+    frames = layout.image_count - layout.sync_offset
+    rest = abs(frames - positions)
+    scan = " x ".join(map(str, layout.nav_shape))
+    what = f"the scan of {scan} has {positions} positions; there are {frames} frames for it: the last {rest}"
+    evidence = {"nav_shape": layout.nav_shape, "positions": positions, "frames": frames}
+    if frames < positions:
+        yield Finding("error", path_of(layout), f"{what} positions are blank", evidence)
+    elif frames > positions:
+        yield Finding("warning", path_of(layout), f"{what} frames belong to no position", evidence)
+
+
+def path_of(layout: Layout) -> str:
+    """The first file of a layout."""
+    return layout.strided.path if layout.strided is not None else layout.parts[0][0].path

@@ -1,0 +1,61 @@
+"""Reads the headers of all frames of a set, a few at a time, and none of their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gpuio.fileset import File
+from gpuio.findings import Progress
+from gpuio.layout import Layout
+from gpuio.source import Source
+
+#: Reads in flight: what a disk or a server needs to be busy with small reads.
+THREADS = 8
+#: Headers that a thread reads before the others are waited for.
+HEADERS_AT_ONCE = 512
+
+
+def read_headers(source: Source, layout: Layout, size: int, progress: Progress, *,
+                 at: int = 0) -> Iterator[tuple[File, np.ndarray, np.ndarray]]:
+    """The same bytes of every frame, file by file.
+
+    Parameters
+    ----------
+    layout
+        Of frames in one part.
+    size, at
+        Bytes wanted of each frame, and where they begin, counted from the first byte of the frame, its header included.
+
+    Yields
+    ------
+    file
+        The file of these frames.
+    frames : int64[n]
+        Their numbers in the data set.
+    raw : uint8[n, size]
+        Their bytes; zeros where the file ends.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read.
+    """
+    total = sum(file.num_frames for file in layout.parts[0])
+    done = 0
+
+    def some(file: File, first: int, count: int) -> bytes:
+        start = file.file_header + at + first * file.stride
+        return b"".join(source.read(file.path, start + k * file.stride, size).ljust(size, b"\0") for k in range(count))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for file in layout.parts[0]:
+            for first in range(0, file.num_frames, THREADS * HEADERS_AT_ONCE):
+                stop = min(file.num_frames, first + THREADS * HEADERS_AT_ONCE)
+                begins = range(first, stop, HEADERS_AT_ONCE)
+                raw = b"".join(pool.map(lambda begin, file=file, stop=stop: some(file, begin, min(HEADERS_AT_ONCE, stop - begin)), begins))
+                yield file, file.start_idx + np.arange(first, stop), np.frombuffer(raw, np.uint8).reshape(stop - first, size)
+                done += stop - first
+                progress(done, total)
