@@ -29,7 +29,7 @@ from gpuio.tile import DataTile
 #: 2 MiB is 1.4 times as fast as 512 KiB for 16-bit pixels; on Intel Cascade Lake (L2 of 1 MiB) it is a third slower.
 CPU_TILE_BYTES = 2 << 20 if cpu_vendor() == "AuthenticAMD" else 512 << 10
 #: The same where other threads decode: handing a tile over costs some 100 us, so that a tile has to be worth it.
-THREADED_TILE_BYTES = 8 << 20
+THREADED_TILE_BYTES = 2 << 20
 #: Packed bytes read at a time from the page cache: few system calls, and still decoded from the last-level cache (measured).
 WARM_BLOCK_BYTES = 1 << 20
 #: Packed bytes read at a time from storage: large enough for its full rate.
