@@ -183,8 +183,11 @@ class Sector:
                 self.damaged += stop - first
                 continue
             run = Run(start, start + stop - first, first)
-            # A few blocks that count ahead of all that follows have a damaged count.
-            while kept and kept[-1].start > run.start and kept[-1].stop - kept[-1].start < run.stop - run.start:
+            # Blocks that count ahead of more and longer ones that follow have a damaged count.
+            while kept and kept[-1].start > run.start:
+                new = max(run.start, kept[-2].stop) if len(kept) > 1 else run.start
+                if new >= min(run.stop, kept[-1].start) or run.stop - new <= kept[-1].stop - kept[-1].start:
+                    break
                 out = kept.pop()
                 self.damaged += out.stop - out.start
             again = max(0, min(run.stop, kept[-1].stop) - run.start) if kept else 0

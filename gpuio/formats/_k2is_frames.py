@@ -80,6 +80,12 @@ class Recording:
             if sector.index_of(common) is None:
                 raise FormatError(f"{sector.path}: block count {self._count(common)} is missing; expected it in all sectors, as the last "
                                   "one begins there: the block was lost, or the files do not belong together")
+        ids = {sector.path: block.frame_id for sector in self.sectors for block in filter(None, [sector.block_of(common)])}
+        for path, frame_id in ids.items():
+            other, expected = next(iter(ids.items()))
+            if frame_id != expected:
+                raise FormatError(f"{path}: frame id {frame_id} at block count {self._count(common)}; expected {expected} as in {other}: "
+                                  "the files do not belong together")
         first = common + self._blocks_to_next_id(common)
         end = min(sector.runs[-1].stop for sector in self.sectors)
         n_frames = (end - first) // BLOCKS_PER_FRAME

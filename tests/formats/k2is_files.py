@@ -107,7 +107,7 @@ class Capture:
         return len(self.lead[k]) + BLOCK * len(self.sectors[k]) + len(self.tail[k])
 
     def listdir(self, folder):
-        return sorted(os.path.basename(p) for p in [*self.names, *self.files] if os.path.dirname(p) == folder)
+        return sorted(os.path.basename(p) for p in {*self.names, *self.files} if os.path.dirname(p) == folder)
 
 
 def places(layout):
