@@ -42,6 +42,8 @@ FORMATS: dict[str, Format] = {
     "empad": Format("gpuio.formats.empad", "EMPADDataSet", ("xml", "raw")),
     "blo": Format("gpuio.formats.blo", "BloDataSet", ("blo",)),
     "mrc": Format("gpuio.formats.mrc", "MRCDataSet", ("mrc",)),
+    "ser": Format("gpuio.formats.ser", "SERDataSet", ("ser",)),
+    "seq": Format("gpuio.formats.seq", "SEQDataSet", ("seq",)),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
 }

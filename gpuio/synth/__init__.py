@@ -34,6 +34,8 @@ WRITERS = {
     "empad": "gpuio.synth.empad",
     "blo": "gpuio.synth.blo",
     "mrc": "gpuio.synth.mrc",
+    "ser": "gpuio.synth.ser",
+    "seq": "gpuio.synth.seq",
     "npy": "gpuio.synth.npy",
     "raw": "gpuio.synth.raw",
 }
