@@ -19,7 +19,7 @@ import numpy as np
 
 import gpuio
 from gpuio import engine, synth
-from gpuio.errors import DataSetException
+from gpuio import formats as registry
 
 if TYPE_CHECKING:
     from gpuio.dataset import DataSet
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 #: dtype of tiles (None: native), and whether there are dark and gain.
 VARIANTS: tuple[tuple[str | None, bool], ...] = ((None, False), ("float32", False), ("float32", True))
 
-_PLAIN: tuple[tuple[str, dict[str, Any]], ...] = tuple(("npy", {"dtype": dtype}) for dtype in ("u1", "<u2", ">u2", "<u4", "<f4"))
-#: Writer and its options, for each kind of pixels that files of a format usually hold. Raw files hold what NumPy files hold.
-SAMPLES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "mib": tuple(("mib", {"kind": kind}) for kind in ("U08", "U16", "U32", "R1", "R6", "R12", "R24")),
-    "npy": _PLAIN,
-    "raw": _PLAIN,
+#: Writer, its options and detector shape, for each kind of pixels that files of a format usually hold.
+Sample = tuple[str, dict[str, Any], tuple[int, int]]
+SAMPLES: dict[str, tuple[Sample, ...]] = {
+    "mib": tuple(("mib", {"kind": kind}, (256, 256)) for kind in ("U08", "U16", "U32", "R1", "R6", "R12", "R24")),
+    "k2is": (("k2is", {"scan": False}, (1860, 2048)),),
 }
+#: All other formats hold what NumPy files hold.
+PLAIN: tuple[Sample, ...] = tuple(("npy", {"dtype": dtype}, (256, 256)) for dtype in ("u1", "<u2", ">u2", "<u4", "<f4"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +98,19 @@ def samples(formats: Sequence[str]) -> Iterator[DataSet]:
     Raises
     ------
     DataSetException
-        There are no samples of a format.
+        There is no such format.
     OSError
         The folder for temporary files cannot be written.
     """
-    unknown = [name for name in formats if name not in SAMPLES]
-    if unknown:
-        raise DataSetException(f"format {unknown[0]!r} has no samples to warm up with; expected one of {', '.join(SAMPLES)}, or a file")
-    frame = np.zeros((1, 256, 256), dtype=np.uint8)
+    for name in formats:
+        registry.get(name)
     seen = set()
     with tempfile.TemporaryDirectory(prefix="gpuio-warmup-") as folder:
-        for i, (writer, options) in enumerate(kind for name in formats for kind in SAMPLES[name]):
-            path = Path(folder, str(i), f"sample.{writer}")         # side by side they would be a series
+        for i, (writer, options, sig_shape) in enumerate(kind for name in formats for kind in SAMPLES.get(name, PLAIN)):
+            path = Path(folder, str(i), f"sample.{registry.FORMATS[writer].extensions[0]}")         # side by side they would be a series
             path.parent.mkdir()
-            synth.write(writer, path, [frame], nav_shape=(1, 1), sig_shape=frame.shape[1:], **options)
-            ds = gpuio.open(path, device="cpu")
+            frame = np.zeros((1, *sig_shape), dtype=np.uint8)
+            ds = gpuio.open(synth.write(writer, path, [frame], nav_shape=(1, 1), sig_shape=sig_shape, **options)[0], device="cpu")
             if ds.layout.encoding not in seen:
                 seen.add(ds.layout.encoding)
                 yield ds

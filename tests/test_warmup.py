@@ -87,11 +87,11 @@ def test_pixels_that_are_float32_already_are_made_once(tmp_path: Path) -> None:
 
 
 def test_samples_hold_every_encoding_of_their_formats_once() -> None:
-    found = [(ds.format, ds.layout.encoding.name, str(ds.dtype)) for ds in warmup.samples(["mib", "npy", "raw"])]
+    found = [(ds.format, ds.layout.encoding.name, str(ds.dtype)) for ds in warmup.samples(["mib", "k2is", "npy", "raw"])]
     assert found == [
         ("mib", "plain", "uint8"), ("mib", "swap", "uint16"), ("mib", "swap", "uint32"), ("mib", "mib_r1", "uint8"),
-        ("mib", "mib_r6", "uint8"), ("mib", "mib_r12", "uint16"), ("mib", "mib_r24", "uint32"), ("npy", "plain", "uint16"),
-        ("npy", "plain", "uint32"), ("npy", "plain", "float32")]
+        ("mib", "mib_r6", "uint8"), ("mib", "mib_r12", "uint16"), ("mib", "mib_r24", "uint32"), ("k2is", "uint12_le", "uint16"),
+        ("npy", "plain", "uint16"), ("npy", "plain", "uint32"), ("npy", "plain", "float32")]
 
 
 def test_samples_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +101,15 @@ def test_samples_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_format_without_samples_is_refused() -> None:
-    with pytest.raises(DataSetException, match="'betamax' has no samples.*expected one of mib, npy"):
+def test_an_unknown_format_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(DataSetException, match="'betamax' is unknown; expected one of mib"):
         next(warmup.samples(["npy", "betamax"]))
+
+
+@pytest.mark.parametrize("name", warmup.SAMPLES)
+def test_samples_are_of_formats_that_there_are(name: str) -> None:
+    assert name in gpuio.formats()
+    assert {writer for writer, _, _ in warmup.SAMPLES[name]} == {name}
 
 
 @pytest.mark.parametrize(("reason", "expected"), [(None, ["cpu", "cuda:0"]), ("no driver", ["cpu"])])
