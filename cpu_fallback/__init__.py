@@ -13,10 +13,10 @@ import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, is_native, repair_widened
 from gpuio.cpu_fallback._table import plan_walk
-from gpuio.engine import Decode, FrameDecoder, RepairTable
+from gpuio.engine import Decode, FrameDecoder, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
-from gpuio.layout import Encoding
-from gpuio.prepare import check_maps, check_placements, check_repair
+from gpuio.layout import Encoding, Piece
+from gpuio.prepare import check_maps, check_placements, check_repair, check_transpose
 
 #: Encoding -> its module here and the class in it.
 ENCODINGS = {
@@ -112,6 +112,13 @@ class CpuEngine:
         items = 2 if out.dtype.kind == "c" else 1
         values = out.view(f"f{out.dtype.itemsize // items}")
         repair(values, *(np.ascontiguousarray(column, dtype=np.int64) for column in (table.pixels, table.starts, table.neighbours)), items)
+
+    def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
+        """See `gpuio.engine.Engine.transpose`."""
+        check_transpose(staged, out, piece, table)
+        from gpuio.cpu_fallback._transpose import transpose
+
+        transpose(staged, out, piece, table)
 
 
 class CpuDecoder:

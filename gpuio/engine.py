@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpuio.errors import BackendUnavailable
-from gpuio.layout import Encoding
+from gpuio.layout import Encoding, Piece
 
 #: Device to use where none is named: "auto", "cpu", "cuda", "cuda:1".
 DEVICE_VARIABLE = "GPUIO_DEVICE"
@@ -51,6 +51,22 @@ class RepairTable:
     pixels: np.ndarray
     starts: np.ndarray
     neighbours: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class TransposeTable:
+    """Where frames lie among bytes that are stored with navigation fastest, and where they go.
+
+    Attributes
+    ----------
+    starts : int64[n]
+        Of each frame, in bytes, not descending: neighbours in the table are neighbours in memory.
+    frames : int64[n]
+        Which frame of the output that is.
+    """
+
+    starts: np.ndarray
+    frames: np.ndarray
 
 
 class Staging(Protocol):
@@ -120,6 +136,30 @@ class Engine(Protocol):
     def repair(self, out: Any, table: RepairTable) -> None:
         """Replace excluded pixels of `out` (floating dtype[frames, pixels], C order, engine memory) in place: sum of the
         neighbours in float64 in table order, divided by their number, rounded once."""
+
+    def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
+        """Put frames together from pixels that are stored with navigation fastest.
+
+        The item of frame ``table.frames[i]``, row ``r`` and repeat ``k`` is taken from byte
+        ``table.starts[i] + src + r * row_src + k * rep_src`` of `staged` and put to pixel ``pos + r * row_pos + k * rep_pos``:
+        what decoding of runs of one plain item would do, done in tiles that read and write whole cache lines.
+
+        Parameters
+        ----------
+        staged : uint8[n], engine memory
+            From `Staging.device`.
+        out : dtype[depth, frame_pixels], C order, engine memory, written
+            Items of 1, 2, 4, 8 or 16 bytes. They are moved, not interpreted.
+        piece
+            Runs of one pixel each, `pixels` = 1. All distances in bytes are multiples of the item size.
+        table
+            Kept on the device until another one is given, so its contents must not change.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Items of another size, or anything that reaches outside of `staged` or `out`.
+        """
 
 
 _engines: dict[tuple[int, str], Engine] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.engine import RepairTable
+from gpuio.engine import RepairTable, TransposeTable
 from gpuio.layout import (
     PART,
     PIXELS,
@@ -26,6 +26,8 @@ from gpuio.layout import (
     SKIPPED,
     SRC,
     Encoding,
+    Piece,
+    placement_table,
     spans,
 )
 
@@ -130,6 +132,40 @@ def check_repair(out: Any, table: RepairTable) -> None:
     for name, index in (("pixel", pixels), ("neighbour", neighbours)):
         if len(index) and not 0 <= index.min() <= index.max() < out.shape[1]:
             raise ValueError(f"repair table: a {name} lies outside of the frame of {out.shape[1]} pixels")
+
+
+def check_transpose(staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
+    """Check what is to be transposed: memory of the right form, and a piece and frames that stay inside of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Otherwise.
+    """
+    size = out.dtype.itemsize
+    if size not in (1, 2, 4, 8, 16):
+        raise TypeError(f"items of {size} bytes ({out.dtype}) cannot be transposed; expected 1, 2, 4, 8 or 16")
+    for name, array, ndim in (("staged", staged, 1), ("out", out, 2)):
+        if array.ndim != ndim or not array.flags.c_contiguous or (ndim == 1 and array.dtype != np.uint8):
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}; expected "
+                             + ("contiguous uint8[n]" if ndim == 1 else "[depth, frame_pixels] in C order"))
+    if piece.pixels != 1 or piece.skipped or piece.reversed or piece.part:
+        raise ValueError(f"{piece} cannot be transposed; expected runs of one pixel")
+    (low, high), = check_placements(Encoding("plain", np.dtype(f"V{size}"), size, 1), placement_table([piece]), out.shape[1]).tolist()
+    starts, frames = table.starts, table.frames
+    if any(a.dtype != np.int64 or a.ndim != 1 or not a.flags.c_contiguous or len(a) != len(starts) for a in (starts, frames)):
+        raise ValueError(f"transpose table of {starts.dtype}{list(starts.shape)} and {frames.dtype}{list(frames.shape)}; expected int64[n]")
+    if not len(starts):
+        return
+    if (np.diff(starts) < 0).any():
+        raise ValueError("transpose table: starts descend")
+    if not 0 <= frames.min() <= frames.max() < len(out):
+        raise ValueError(f"transpose table: a frame lies outside of the {len(out)} of the output")
+    if starts[0] + low < 0 or starts[-1] + high > staged.size:
+        raise ValueError(f"bytes {starts[0] + low} to {starts[-1] + high} are to be transposed; there are {staged.size}")
+    steps = (piece.src, piece.row_src * (piece.rows > 1), piece.rep_src * (piece.repeats > 1))
+    if (starts % size).any() or any(step % size for step in steps):
+        raise ValueError(f"{piece} or its starts do not keep to multiples of the {size} bytes of an item")
 
 
 def _is_narrow(m: np.ndarray) -> bool:

@@ -1,4 +1,5 @@
-"""The CUDA engine: decoding, dark, gain and cast in one launch, repair in a second small one.
+"""The CUDA engine: decoding, dark, gain and cast in one launch, repair in a second small one, and transposing before both
+for arrays that are stored with navigation fastest.
 
 ``driver.cuh`` holds the loop and its theory, ``<encoding>.cu`` what an encoding adds to it, ``_launch`` turns placements
 into launches, ``_runtime`` is all that touches CUDA. Kernels are compiled when first needed, only the instantiation that
@@ -15,12 +16,12 @@ import numpy as np
 
 from gpuio import engine
 from gpuio.conversion import ConvertingDecoder, is_native, repair_widened
-from gpuio.engine import FrameDecoder, RepairTable, Staging
-from gpuio.kernels import _launch
+from gpuio.engine import FrameDecoder, RepairTable, Staging, TransposeTable
+from gpuio.kernels import _launch, _transpose
 from gpuio.kernels._decoder import CudaDecoder
 from gpuio.kernels._runtime import Buffer, CupyRuntime, Kernel, Runtime, available
-from gpuio.layout import Encoding
-from gpuio.prepare import check_repair
+from gpuio.layout import Encoding, Piece
+from gpuio.prepare import check_repair, check_transpose
 
 __all__ = ["CudaEngine", "available"]
 
@@ -50,6 +51,7 @@ class CudaEngine:
         self._kernels: dict[tuple[str, str], Kernel] = {}
         self._buffers: weakref.WeakValueDictionary[int, Buffer] = weakref.WeakValueDictionary()
         self._repairs: tuple[RepairTable, tuple[Any, ...]] | None = None
+        self._transposed: tuple[TransposeTable, tuple[Any, ...]] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Uninitialised device memory."""
@@ -108,6 +110,27 @@ class CudaEngine:
         kernel = self._kernel("corrections", f"repair<f{8 * out.dtype.itemsize // items}>")
         with self._runtime.active():
             kernel(grid, block, (call,))
+
+    def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
+        """See `gpuio.engine.Engine.transpose`."""
+        check_transpose(staged, out, piece, table)
+        if not len(table.starts):
+            return
+        size, address = out.dtype.itemsize, self._runtime.address
+        if address(staged) % size or address(out) % size:
+            raise ValueError(f"staged or out does not start at a multiple of the {size} bytes of an item; expected memory of this engine")
+        kernel = self._kernel("transpose", f"transpose<{_transpose.ITEMS[size]}>")
+        kept = self._transposed
+        if kept is None or kept[0] is not table:
+            kept = self._transposed = table, tuple(self.upload(a) for a in (table.starts // size, table.frames))
+        call = _transpose.call(piece, size)
+        call["staged"], call["out"], call["starts"], call["frames"] = map(address, (staged, out, *kept[1]))
+        call["n"], call["frame_pixels"] = len(table.starts), out.shape[1]
+        grid, block = _transpose.geometry(piece.rows * piece.repeats, len(table.starts))
+        with self._runtime.active():
+            kernel(grid, block, (call,))
+            if (buffer := self._buffers.get(address(staged))) is not None:
+                buffer.decoded()
 
     def _repair_tables(self, table: RepairTable) -> tuple[Any, ...]:
         """`table` on the device; the last one is kept, since a stream uses one again and again."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.engine import Decode, RepairTable
-from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding
+from gpuio.engine import Decode, RepairTable, TransposeTable
+from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding, Piece
 
 
 def unpack(blob: np.ndarray, encoding: Encoding, low_plane: np.ndarray | None) -> np.ndarray:
@@ -83,6 +83,14 @@ class ReferenceEngine:
                 for n in mine.tolist():
                     total = total + before[:, n]
                 out[:, pixel] = total / len(mine)
+
+    def transpose(self, staged: np.ndarray, out: np.ndarray, piece: Piece, table: TransposeTable) -> None:
+        size = out.dtype.itemsize
+        for start, frame in zip(table.starts.tolist(), table.frames.tolist(), strict=True):
+            for r in range(piece.rows):
+                for k in range(piece.repeats):
+                    item = _bytes_at(staged, start + piece.src + r * piece.row_src + k * piece.rep_src, size)
+                    out[frame, piece.pos + r * piece.row_pos + k * piece.rep_pos] = item.view(out.dtype)[0]
 
 
 class _Decoder:

@@ -1,16 +1,23 @@
 // Lets g++ compile the CUDA kernels unchanged: g++ -std=c++17 -include cuda_on_host.h. Threads of a block run one after
-// another, so kernels that wait for each other (__syncthreads, shuffles) are not for this header.
+// another; with -DSHIM_BARRIERS each has a stack of its own, and runs from one __syncthreads to the next before it is the next
+// one's turn. Nothing happens at the same time, but whatever a missing barrier lets happen too early does.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <unordered_set>
+#ifdef SHIM_BARRIERS
+#include <memory>
+#include <ucontext.h>
+#include <vector>
+#endif
 
 #define __global__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __shared__ static
 
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
@@ -75,21 +82,71 @@ template <class T> static inline void __stcs(T *p, T v)
     *p = v;
 }
 
-// A kernel takes one structure by value. cuLaunchKernel is given its address, and so is this.
-template <class Argument> static void shim_launch(void (*kernel)(Argument), const unsigned *grid, const unsigned *block, const void *argument)
+// Barriers. In each round every thread runs up to its next barrier or to its end; all must come to the same.
+static unsigned long long shim_missed_barriers;
+extern "C" unsigned long long shim_missed() { return shim_missed_barriers; }
+#ifdef SHIM_BARRIERS
+struct ShimFiber {
+    ucontext_t context;
+    dim3 index;
+    bool done;
+    std::unique_ptr<char[]> stack{new char[65536]};
+};
+static std::vector<ShimFiber> shim_fibers;
+static ucontext_t shim_scheduler;
+static ShimFiber *shim_running;
+static void (*shim_body)(const void *);
+static const void *shim_argument;
+
+static inline void __syncthreads() { swapcontext(&shim_running->context, &shim_scheduler); }
+static inline void shim_fiber() { shim_body(shim_argument), shim_running->done = true; }
+template <class Argument, void (*kernel)(Argument)> static void shim_call(const void *argument) { kernel(*(const Argument *)argument); }
+
+static inline void shim_run_block(void (*body)(const void *), const void *argument)
 {
-    const Argument &a = *(const Argument *)argument;
+    shim_body = body, shim_argument = argument;
+    std::size_t n = blockDim.x * blockDim.y * blockDim.z, i = 0;
+    if (shim_fibers.size() < n) shim_fibers = std::vector<ShimFiber>(n);
+    for (unsigned z = 0; z < blockDim.z; ++z) for (unsigned y = 0; y < blockDim.y; ++y) for (unsigned x = 0; x < blockDim.x; ++x, ++i) {
+        ShimFiber &f = shim_fibers[i];
+        f.index = {x, y, z}, f.done = false;
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = 65536, f.context.uc_link = &shim_scheduler;
+        makecontext(&f.context, shim_fiber, 0);
+    }
+    for (std::size_t done = 0; done < n;) {
+        done = 0;
+        for (i = 0; i < n; ++i) {
+            ShimFiber &f = shim_fibers[i];
+            if (!f.done) {
+                threadIdx = f.index, shim_running = &f;
+                swapcontext(&shim_scheduler, &f.context);
+            }
+            done += f.done;
+        }
+        shim_missed_barriers += done > 0 && done < n;
+    }
+}
+#endif
+
+// A kernel takes one structure by value. cuLaunchKernel is given its address, and so is this.
+template <class Argument, void (*kernel)(Argument)> static void shim_launch(const unsigned *grid, const unsigned *block, const void *argument)
+{
     gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};
     for (unsigned z = 0; z < grid[2]; ++z) for (unsigned y = 0; y < grid[1]; ++y) for (unsigned x = 0; x < grid[0]; ++x) {
         blockIdx = {x, y, z};
+#ifdef SHIM_BARRIERS
+        shim_run_block(shim_call<Argument, kernel>, argument);
+#else
         for (unsigned k = 0; k < block[2]; ++k) for (unsigned j = 0; j < block[1]; ++j) for (unsigned i = 0; i < block[0]; ++i) {
             threadIdx = {i, j, k};
-            kernel(a);
+            kernel(*(const Argument *)argument);
         }
+#endif
         shim_end_block();
     }
     shim_end_launch();
 }
 #define SHIM_EXPORT(symbol, ...) \
     extern "C" void symbol(const unsigned *grid, const unsigned *block, const void *argument) \
-    { shim_launch<SHIM_ARGUMENT>(&__VA_ARGS__, grid, block, argument); }
+    { shim_launch<SHIM_ARGUMENT, &__VA_ARGS__>(grid, block, argument); }

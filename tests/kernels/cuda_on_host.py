@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.kernels import CudaEngine, _launch
+from gpuio.kernels import CudaEngine, _launch, _transpose
 
+#: Source files that decode nothing, and the argument of their kernels.
+OTHERS = {"corrections": "RepairCall", "transpose": "TransposeCall"}
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 FLAGS = ("-std=c++17", "-shared", "-fPIC", "-O1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -44,6 +46,8 @@ def expressions(file: str, outputs: tuple[str, ...] = tuple(_launch.C_TYPES.valu
     """The kernels of ``<file>.cu`` that may be asked for."""
     if file == "corrections":
         return ["repair<f32>", "repair<f64>"]
+    if file == "transpose":
+        return [f"transpose<{item}>" for item in _transpose.ITEMS.values()]
     sources = [file]
     if file in ("plain", "swap"):
         sources = [f"{file}<{c}>" for c in inputs if file == "plain" or not c.endswith("8") or c == "f8"]
@@ -90,19 +94,21 @@ class HostRuntime:
             three = ctypes.c_uint * 3
             function(three(*grid), three(*block), ctypes.c_void_p(record.ctypes.data))
             assert library.shim_misaligned() == 0, "memory is accessed at multiples of the size"
+            assert library.shim_missed() == 0, "all threads of a block come to the same barriers"
             self.launches.append((expression, grid, block))
 
         return launch
 
     def _build(self, source: str) -> tuple[ctypes.CDLL, list[str]]:
-        file = next(f for f in (*_launch.ENCODINGS, "corrections") if _launch.source(f) == source)
+        file = next(f for f in (*_launch.ENCODINGS, *OTHERS) if _launch.source(f) == source)
         names = self._kinds(file)
         self._folder.mkdir(parents=True, exist_ok=True)
         text, library = self._folder / f"{file}.cpp", self._folder / f"{file}.so"
-        argument = "RepairCall" if file == "corrections" else "Call"
+        argument = OTHERS.get(file, "Call")
         exports = "".join(f"SHIM_EXPORT(kernel_{i}, {name})\n" for i, name in enumerate(names))
         text.write_text(f"{source}\n#define SHIM_ARGUMENT {argument}\n{exports}")
-        subprocess.run(["g++", *FLAGS, *self._flags, "-include", HEADER, text, "-o", library], check=True)
+        barriers = ("-DSHIM_BARRIERS",) if "__syncthreads" in source else ()
+        subprocess.run(["g++", *FLAGS, *barriers, *self._flags, "-include", HEADER, text, "-o", library], check=True)
         return ctypes.CDLL(str(library)), names
 
     def traffic(self) -> tuple[int, int, int]:

@@ -26,7 +26,7 @@ class Compiled:
         """Widths in bits of the memory instructions that begin with `prefix`."""
         found = set()
         for name in self.instructions:
-            if name.startswith(prefix + "."):
+            if name == prefix or name.startswith(prefix + "."):
                 widths = [int(part.lstrip("US")) for part in name.split(".") if re.fullmatch(r"[US]?(8|16|64|128|256)", part)]
                 found.add(widths[0] if widths else 32)
         return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuio.kernels import _launch
+from gpuio.kernels import _launch, _transpose
 from tests.kernels import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.why_not()))
@@ -55,9 +55,22 @@ def test_repair_stays_in_registers(architecture: int, tmp_path: Path) -> None:
         assert (kernel.stack_bytes, kernel.spill_bytes) == (0, 0) and kernel.registers <= REGISTERS, expression
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_transposing_stays_in_registers_and_moves_one_item_at_a_time(architecture: int, tmp_path: Path) -> None:
+    if architecture not in nvrtc.architectures():
+        pytest.skip(f"this NVRTC does not compile for sm_{architecture}")
+    expressions = {f"transpose<{name}>": 8 * size for size, name in _transpose.ITEMS.items()}
+    for expression, kernel in nvrtc.compile_kernels(_launch.source("transpose"), list(expressions), architecture, tmp_path).items():
+        assert (kernel.stack_bytes, kernel.spill_bytes) == (0, 0) and kernel.registers <= REGISTERS, expression
+        assert not kernel.memory("LDL") and not kernel.memory("STL"), expression
+        bits = {expressions[expression]}
+        assert kernel.memory("STG") == kernel.memory("STS") == kernel.memory("LDS") == bits, expression
+        assert bits <= kernel.memory("LDG") <= bits | {64}, "starts and frames are int64"
+
+
 def test_every_kernel_file_is_compiled() -> None:
     folder = Path(_launch.__file__).parent
-    assert {p.stem for p in folder.glob("*.cu")} == {*KERNELS, "corrections"}
+    assert {p.stem for p in folder.glob("*.cu")} == {*KERNELS, "corrections", "transpose"}
     assert set(KERNELS) == _launch.ENCODINGS
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuio.kernels import _launch
+from gpuio.kernels import _launch, _transpose
 from gpuio.layout import Encoding, Piece, placement_table
-from tests.kernels.cuda_on_host import FLAGS, HEADER, why_no_compiler
+from tests.kernels.cuda_on_host import FLAGS, HEADER, OTHERS, why_no_compiler
 
 R6 = Encoding("mib_r6", np.dtype("u1"), 8, 8)
 R12 = Encoding("mib_r12", np.dtype("u2"), 8, 4)
@@ -22,7 +22,8 @@ R12 = Encoding("mib_r12", np.dtype("u2"), 8, 4)
 
 @pytest.mark.skipif(why_no_compiler() is not None, reason=str(why_no_compiler()))
 def test_records_have_the_fields_of_the_kernels_structures_where_these_have_them(tmp_path: Path) -> None:
-    structures = {"plain": {"Call": _launch.CALL, "Entry": _launch.ENTRY}, "corrections": {"RepairCall": _launch.REPAIR_CALL}}
+    structures = {"plain": {"Call": _launch.CALL, "Entry": _launch.ENTRY}, "corrections": {"RepairCall": _launch.REPAIR_CALL},
+                  "transpose": {"TransposeCall": _transpose.CALL}}
     for file, records in structures.items():
         expected, numbers = [], []
         for name, dtype in records.items():
@@ -31,16 +32,16 @@ def test_records_have_the_fields_of_the_kernels_structures_where_these_have_them
             numbers += [f"sizeof({name})", *(f"offsetof({name}, {field})" for field in dtype.fields)]
         text, library = tmp_path / f"{file}.cpp", tmp_path / f"{file}.so"
         text.write_text(f'{_launch.source(file)}\nextern "C" {{ long numbers[] = {{{", ".join(numbers)}}}; }}\n')
-        subprocess.run(["g++", *FLAGS, "-include", HEADER, text, "-o", library], check=True)
+        subprocess.run(["g++", *FLAGS, "-DSHIM_BARRIERS", "-include", HEADER, text, "-o", library], check=True)
         assert list((ctypes.c_long * len(numbers)).in_dll(ctypes.CDLL(str(library)), "numbers")) == expected
     assert _launch.CALL.itemsize <= 4096, "what a kernel's arguments may have"
 
 
 def test_source_is_one_text_without_includes() -> None:
-    for file in (*_launch.ENCODINGS, "corrections"):
+    for file in (*_launch.ENCODINGS, *OTHERS):
         text = _launch.source(file)
         assert "#include" not in text and text.count("__global__") == 1
-        assert f"struct {file}" in text or file == "corrections"
+        assert f"struct {file}" in text or file in OTHERS
 
 
 def test_numbers_of_the_kernel_files_are_those_of_the_host() -> None:
