@@ -21,6 +21,8 @@ from gpuio.layout import Layout
 LATE_NS, LATE_SHARE = 1000, 1e-4
 #: Share of the lines that have to begin with a pause, and of the pauses that have to begin a line.
 SUPPORT = 0.8
+#: Share of the recording that the lines have to fill.
+COVERED = 0.5
 #: A flyback frame is exposed at least so many times as long as the usual frame.
 LONG_EXPOSURE = 1.5
 #: Shapes proposed from the number of frames alone, and how far from square they may be.
@@ -64,18 +66,20 @@ class Lines:
     ----------
     length
         Frames from the start of a line to that of the next.
+    rows
+        Lines of the scan; the last may be incomplete.
     first
-        The first frame of the first line that is there from its start.
-    found, expected
-        Lines whose start shows, and lines that start in the recording.
+        The frame with which the first of them begins.
+    support
+        Share of the lines whose start shows, of those of which it could.
     evidence
         As a clause.
     """
 
     length: int
+    rows: int
     first: int
-    found: int
-    expected: int
+    support: float
     evidence: str
 
     def is_start(self, frames: np.ndarray) -> np.ndarray:
@@ -84,22 +88,35 @@ class Lines:
 
 
 def find_lines(records: FrameRecords) -> Lines | None:
-    """The lines that pauses between frames show; None if pauses are not regular."""
+    """The lines that pauses between frames show; None if pauses are not regular.
+
+    A pause comes before a line. That before the first one cannot be seen if the recording starts with it.
+    """
     known = (records.time_ns[1:] != UNKNOWN) & (records.time_ns[:-1] != UNKNOWN) & (np.diff(records.frames) == 1)
     step = np.diff(records.time_ns)[known]
     if len(step) < 3:
         return None
     period = float(np.median(step))
     late = step - period > max(LATE_NS, LATE_SHARE * period)
+    places = records.frames[1:][known]
+    n_frames = int(records.frames[-1]) + 1
     if period <= 0 or not late.any():
         return None
-    found = _periodic(records.frames[1:][known][late], int(records.frames[-1]) + 1)
+    if np.count_nonzero(late) == 1:         # two lines have one pause between them
+        length = int(places[late][0])
+        found = (length, length, length, 1, 1) if length > 1 and 2 * length == n_frames else None
+    else:
+        found = _periodic(places[late], places)
     if found is None:
         return None
-    length, first, hits, expected = found
-    starts = (records.frames[1:][known] - first) % length == 0
-    pause = float(np.median(step[starts & late])) - period
-    return Lines(length, first, hits, expected, f"a pause of {pause / 1e3:.4g} µs before {hits} of {expected} lines of {length} frames")
+    length, begin, last, hits, expected = found
+    first = 0 if begin == length else begin
+    rows = (last - first) // length + 1
+    if rows * length < COVERED * n_frames:
+        return None
+    pause = float(np.median(step[late & ((places - first) % length == 0)])) - period
+    evidence = f"a pause of {pause / 1e3:.4g} µs before {hits} of {expected} lines of {length} frames"
+    return Lines(length, rows, first, hits / expected, evidence)
 
 
 def find_flyback(records: FrameRecords) -> Lines | None:
@@ -110,48 +127,47 @@ def find_flyback(records: FrameRecords) -> Lines | None:
         return None
     usual = float(np.median(exposure))
     long = exposure > LONG_EXPOSURE * usual
-    found = _periodic(records.frames[known][long] + 1, int(records.frames[-1]) + 2)
+    places = records.frames[known] + 1
+    found = _periodic(places[long], places)
     if found is None:
         return None
-    length, first, hits, expected = found
-    if np.count_nonzero(long) * 2 > len(exposure):
+    length, end, last, hits, expected = found
+    first = end - length if end >= length else end          # a recording may begin inside a line
+    rows = (last - first) // length
+    if rows * length < COVERED * (int(records.frames[-1]) + 1):
         return None
     longer = float(np.median(exposure[long]))
-    return Lines(length, first, hits, expected, f"{hits} of {expected} lines of {length} frames end with an exposure of "
+    return Lines(length, rows, first, hits / expected, f"{hits} of {expected} lines of {length} frames end with an exposure of "
                  f"{longer / 1e6:.4g} ms, other frames have {usual / 1e6:.4g} ms: the last column is the flyback")
 
 
-def _periodic(marks: np.ndarray, stop: int) -> tuple[int, int, int, int] | None:
+def _periodic(marks: np.ndarray, places: np.ndarray) -> tuple[int, int, int, int, int] | None:
     """The regular distance of marked frames.
 
     Parameters
     ----------
     marks : int64[n]
-        Frames at which something begins, ascending. That of frame 0, if there is one, has no mark.
-    stop
-        One past the last frame at which something could begin.
+        Frames at which something begins, ascending.
+    places : int64[m]
+        Frames at which a beginning would show, ascending.
 
     Returns
     -------
-    length, first, hits, expected
-        Distance, the first beginning, how many of the beginnings are marked, and how many there are; or None.
+    length, first, last, hits, expected
+        Distance, the first and the last beginning, how many are marked of those between, and how many could be; or None.
     """
-    if not len(marks):
+    if len(marks) < 2:
         return None
-    if len(marks) == 1:
-        # Two lines have one pause between them.
-        length = int(marks[0])
-        return (length, 0, 1, 1) if length > 1 and 2 * length == stop else None
     distances, counts = np.unique(np.diff(marks), return_counts=True)
     length = int(distances[np.argmax(counts)])
-    if length < 2:
-        return None
     phases, counts = np.unique(marks % length, return_counts=True)
-    first, hits = int(phases[np.argmax(counts)]), int(counts.max())
-    expected = len(range(first or length, stop, length))
-    if hits < SUPPORT * expected or hits < SUPPORT * len(marks):
+    phase = int(phases[np.argmax(counts)])
+    regular = marks[marks % length == phase]
+    first, last, hits = int(regular[0]), int(regular[-1]), len(regular)
+    expected = int(np.count_nonzero((places % length == phase) & (places >= first) & (places <= last)))
+    if length < 2 or hits < SUPPORT * expected or hits < SUPPORT * len(marks):
         return None
-    return length, first, hits, expected
+    return length, first, last, hits, expected
 
 
 def find_candidates(layout: Layout, records: FrameRecords | None, lines: Lines | None) -> list[Candidate]:
@@ -182,9 +198,8 @@ def _all(layout: Layout, lines: Lines | None, flyback: Lines | None) -> Iterator
         yield Candidate(layout.nav_shape, layout.sync_offset, STATED if fits else STATED / 2,
                         ("as the files say" + ("" if fits else ", though the number of frames is another"),))
     for seen in (lines, flyback):
-        if seen is not None and n_frames - seen.first >= seen.length:
-            yield Candidate(((n_frames - seen.first) // seen.length, seen.length), seen.first, MEASURED * seen.found / seen.expected,
-                            (seen.evidence,))
+        if seen is not None:
+            yield Candidate((seen.rows, seen.length), seen.first, MEASURED * seen.support, (seen.evidence,))
     for rows, columns in _pairs(n_frames):
         reason = f"{n_frames} = {rows} x {columns} frames"
         yield Candidate((rows, columns), 0, SQUARE if rows == columns else OTHER_PAIR * rows / columns, (reason,))

@@ -107,18 +107,13 @@ def about_holes(layout: Layout) -> Iterator[Finding]:
     files = [file for file in layout.parts[0] if file.num_frames]
     if not files:
         return
-    places = [(before.end_idx, after.start_idx, f"between {os.path.basename(before.path)} and {os.path.basename(after.path)}")
+    places = [(before.end_idx, after.start_idx, before, f"between it and {os.path.basename(after.path)}")
               for before, after in pairwise(files)]
-    last = files[-1]
-    for start, stop, place in [*places, (last.end_idx, layout.image_count, f"after {os.path.basename(last.path)}")]:
+    for start, stop, near, place in [*places, (files[-1].end_idx, layout.image_count, files[-1], "after its end")]:
         if stop > start:
-            yield Finding("error", last.path if place.startswith("after") else _following(files, stop),
-                          f"{stop - start} frames are in no file and read as blank: {start} to {stop - 1}, {place}",
+            those = f"frame {start} is" if stop == start + 1 else f"frames {start} to {stop - 1} are"
+            yield Finding("error", f"{near.path}, frame {start}", f"{those} in no file, {place}; blank instead",
                           {"first_frame": start, "last_frame": stop - 1, "frames": stop - start})
-
-
-def _following(files: list[File], frame: int) -> str:
-    return f"{next(file.path for file in files if file.start_idx == frame)}, frame {frame}"
 
 
 def about_scan(layout: Layout) -> Iterator[Finding]:
@@ -127,14 +122,13 @@ def about_scan(layout: Layout) -> Iterator[Finding]:
         return
     positions = math.prod(layout.nav_shape)
     frames = layout.image_count - layout.sync_offset
-    rest = abs(frames - positions)
     scan = " x ".join(map(str, layout.nav_shape))
-    what = f"the scan of {scan} has {positions} positions; there are {frames} frames for it: the last {rest}"
+    what = f"the scan of {scan} has {positions} positions; there are {frames} frames for it,"
     evidence = {"nav_shape": layout.nav_shape, "positions": positions, "frames": frames}
     if frames < positions:
-        yield Finding("error", path_of(layout), f"{what} positions are blank", evidence)
+        yield Finding("error", path_of(layout), f"{what} {positions - frames} too few: the end is blank", evidence)
     elif frames > positions:
-        yield Finding("warning", path_of(layout), f"{what} frames belong to no position", evidence)
+        yield Finding("warning", path_of(layout), f"{what} {frames - positions} too many: the last belong to no position", evidence)
 
 
 def path_of(layout: Layout) -> str:

@@ -1,8 +1,8 @@
 """The command ``gpuio``.
 
 Results go to stdout, everything else (progress, errors) to stderr. With ``--json`` stdout holds one JSON value and nothing
-else. Exit code 0: done; 1: it failed, with one line ``error: ...``; 2: the command line was wrong; 130: interrupted. A
-traceback is shown only with GPUIO_DEBUG=1.
+else. Exit code 0: done; 1: it failed, with one line ``error: ...`` (or ``check`` has found errors); 2: the command line was wrong; 130:
+interrupted. A traceback is shown only with GPUIO_DEBUG=1.
 
 Only public names of gpuio are used here, and imported inside the commands, so that ``gpuio --help`` starts at once.
 """
@@ -24,12 +24,14 @@ from gpuio.cli._options import (
     Parameter,
     dataset_options,
     device_option,
+    file_options,
+    format_arguments,
     json_option,
     open_dataset,
     parameter_option,
     parameters_as_arguments,
 )
-from gpuio.cli._output import by, plain, print_json, print_rows, printable, progress_bar
+from gpuio.cli._output import by, plain, print_json, print_report, print_rows, printable, progress_bar
 
 __all__ = ["Commands", "Parameter", "describe", "main", "patience", "plain", "printable", "progress_bar"]
 
@@ -123,6 +125,25 @@ def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, ...]
         click.echo(f"{printable(', '.join(files))}: {by(nav)} positions of {by(sig)} pixels, {size_text(n_bytes)}")
 
 
+@main.command()
+@file_options
+def check(path: str, format_name: str, parameters: tuple[tuple[str, Any], ...], as_json: bool) -> int:
+    """What the files of FILE say against what they hold: missing frames, damage, gaps in counters and times, guesses at the scan.
+
+    Exit code 0: no errors, 1: there are.
+    """
+    from gpuio import check as checking
+
+    arguments = format_arguments(format_name, parameters)
+    with progress_bar("frame headers") as progress, parameters_as_arguments(path):
+        report = checking.check(path, format_name, progress=progress, **arguments)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)
+    return 0 if report.is_clean else 1
+
+
 @main.command("formats")
 @json_option
 def list_formats(as_json: bool) -> None:
@@ -195,7 +216,7 @@ def warmup(path: str | None, names: str | None, format_name: str, parameters: tu
 
     if path is not None and names is not None:
         raise click.UsageError("FILE and --formats exclude each other")
-    wanted = [name.strip() for name in names.split(",")] if names else list(warming.SAMPLES)
+    wanted = [name.strip() for name in names.split(",")] if names else registry.names()
     targets = [gpuio.engine.resolve_device(device)] if device else warming.devices()
     found = warming.samples(wanted) if path is None else [open_dataset(path, format_name, "cpu", parameters)]
     started, ready = time.perf_counter(), []

@@ -61,11 +61,10 @@ def device_option(command: Any) -> Any:
     return click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; default: GPUIO_DEVICE, else auto.")(command)
 
 
-def dataset_options(command: Any) -> Any:
-    """What every command that opens a data set takes."""
+def file_options(command: Any) -> Any:
+    """What every command that looks into files takes."""
     for option in (
         json_option,
-        device_option,
         parameter_option("Parameter of the format, such as nav_shape=256,256 or sync_offset=-3; may be repeated."),
         click.option("-f", "--format", "format_name", default="auto", metavar="NAME", show_default=True,
                      help="Format; files without a header need one (raw)."),
@@ -75,8 +74,13 @@ def dataset_options(command: Any) -> Any:
     return command
 
 
-def open_dataset(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...]) -> DataSet:
-    """The data set that the options describe."""
+def dataset_options(command: Any) -> Any:
+    """What every command that decodes a data set takes."""
+    return file_options(device_option(command))
+
+
+def format_arguments(format_name: str, parameters: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Arguments for `gpuio.load` from the options of a command."""
     if format_name not in ("auto", *registry.names()):
         raise click.BadParameter(f"{format_name!r} is not a format; expected one of {', '.join(registry.names())}", param_hint="--format")
     arguments = dict(parameters)
@@ -84,6 +88,12 @@ def open_dataset(path: str, format_name: str, device: str | None, parameters: tu
         raise click.UsageError("the path is given as FILE, not as a parameter")
     if isinstance(arguments.get("io_backend"), str):
         arguments["io_backend"] = io_backend(arguments["io_backend"])
+    return arguments
+
+
+def open_dataset(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...]) -> DataSet:
+    """The data set that the options describe."""
+    arguments = format_arguments(format_name, parameters)
     with parameters_as_arguments(path):
         if format_name == "auto":
             return gpuio.open(path, device=device, **arguments)

@@ -1,4 +1,4 @@
-"""What commands show: tables and JSON on stdout, progress on stderr."""
+"""What commands show: tables, reports and JSON on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from gpuio.check import Report
+
+#: Of findings, on a terminal.
+COLOURS = {"error": "red", "warning": "yellow"}
 
 
 @contextmanager
@@ -54,6 +60,35 @@ def print_rows(rows: Mapping[str, Any], title: str | None = None) -> None:
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
         click.echo(f"{name:<{width}}  {_text(value)}".rstrip())
+
+
+def print_report(report: Report) -> None:
+    """What `gpuio.check.check` has found: a line a finding, errors first, then the guesses at the scan."""
+    click.echo(click.style(printable(report.path), bold=True) + f": {_summary(report)}")
+    for finding in report.findings:
+        severity = click.style(f"{finding.severity}:", fg=COLOURS[finding.severity], bold=True)
+        click.echo(f"{severity} {printable(finding.where)}: {printable(finding.what)}")
+    for note in report.notes:
+        click.echo(f"note: {printable(note)}")
+    if report.candidates:
+        click.echo(click.style("scan, the best guess first", bold=True))
+    for candidate in report.candidates:
+        shape = ",".join(map(str, candidate.nav_shape))
+        click.echo(f"  -p nav_shape={shape} -p sync_offset={candidate.sync_offset}  {printable('; '.join(candidate.reasons))}")
+
+
+def _summary(report: Report) -> str:
+    """Of a report, in a clause."""
+    found = [_counted(report.count(severity), severity) for severity in COLOURS if report.count(severity)]
+    verdict = ", ".join(found) or click.style("no errors, no warnings", fg="green")
+    if report.image_count is None:
+        return f"{report.format}, cannot be opened; {verdict}"
+    headers = f", {_counted(report.headers_read, 'frame header')} read" if report.headers_read else ""
+    return f"{report.format}, {_counted(len(report.files), 'file')}, {_counted(report.image_count, 'frame')}{headers}; {verdict}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,7 @@ otherwise regular to 20 ns. What is found stays a hint; the user decides about t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -14,15 +15,18 @@ import numpy as np
 #: A frame comes after a pause if it is late by at least this many ns, and by this share of the time of a frame.
 LATE_NS = 1000
 LATE_SHARE = 1e-4
+#: NumPy alone would take words and time zones.
+UTC = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z?")
 
 
 def parse_utc(text: str | None) -> int | None:
     """Nanoseconds since 1970 of a time such as ``2021-04-15T13:44:43.100924481Z``; None if it is no time."""
+    if text is None or UTC.fullmatch(text) is None:
+        return None
     try:
-        time = np.datetime64((text or "").removesuffix("Z"), "ns")
+        return int(np.datetime64(text.removesuffix("Z"), "ns").astype(np.int64))
     except ValueError:
         return None
-    return None if np.isnat(time) else int(time.astype(np.int64))
 
 
 def frames_per_line(time_of: Callable[[int], int | None], n_frames: int) -> int | None:
