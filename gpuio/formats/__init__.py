@@ -44,6 +44,7 @@ FORMATS: dict[str, Format] = {
     "mrc": Format("gpuio.formats.mrc", "MRCDataSet", ("mrc",)),
     "ser": Format("gpuio.formats.ser", "SERDataSet", ("ser",)),
     "seq": Format("gpuio.formats.seq", "SEQDataSet", ("seq",)),
+    "tvips": Format("gpuio.formats.tvips", "TVIPSDataSet", ("tvips",)),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
 }

@@ -36,6 +36,7 @@ WRITERS = {
     "mrc": "gpuio.synth.mrc",
     "ser": "gpuio.synth.ser",
     "seq": "gpuio.synth.seq",
+    "tvips": "gpuio.synth.tvips",
     "npy": "gpuio.synth.npy",
     "raw": "gpuio.synth.raw",
 }
