@@ -71,7 +71,7 @@ def write(path: str, frames: Iterable[np.ndarray], *, nav_shape: Sequence[int], 
     first = next(checked, None)
     if first is None:
         raise ShapeError(f"there are no frames; expected those of nav shape {tuple(nav_shape)}")
-    item = np.dtype(dtype or first.dtype).newbyteorder("<") 
+    item = np.dtype(dtype or first.dtype).newbyteorder("<")
     if item.str[1:] not in CODES or version not in VERSIONS:
         raise DataSetException(f"dtype {item}, version {version!r}; expected one of {', '.join(CODES)}, and 0x0210 or 0x0220")
     element = _element_header(sig_shape, CODES[item.str[1:]])
