@@ -68,6 +68,7 @@ SCENES = {
     "u8": single("plain", "u1", 1, 1),
     "u16": single("plain", "u2", 2, 1),
     "u16 big-endian": single("swap", "u2", 2, 1),
+    "4 bit": single("uint4_le", "u1", 1, 2),
     "f32 big-endian": single("swap", "f4", 4, 1),
     "R1": single("mib_r1", "u1", 8, 64),
     "R6": single("mib_r6", "u1", 8, 8),

@@ -1,0 +1,332 @@
+"""The command that measures a GPU, without one: its measuring code on the engines of the host, its surroundings made up."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuio
+from benchmarks import evidence, on_device
+from benchmarks.bench_decode import SCENES, single
+from benchmarks.measure import Timing
+from benchmarks.on_device import CASES, Case, Work
+from gpuio.engine import get_engine
+from tests.decode import cases
+from tests.kernels.cuda_on_host import HostRuntime, host_engine, why_no_compiler
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Every candidate runs once and is said to take so many seconds; those not named take one. Filled with what ran."""
+    seconds: dict[str, float] = {}
+
+    def interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+        for run in candidates.values():
+            run()
+        return {name: Timing(seconds.get(name, 1.0), 0.0, 0.25) for name in candidates}
+
+    monkeypatch.setattr(on_device, "interleaved", interleaved)
+    monkeypatch.setattr(Work, "lasting", lambda self: self)
+    return seconds
+
+
+# ---- work ----------------------------------------------------------------------------------------------------------------
+
+
+def test_short_work_is_repeated_until_it_lasts_and_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = 0.0, {"run": 0, "wait": 0}
+
+    def run() -> None:
+        nonlocal now
+        now += 0.001
+        calls["run"] += 1
+
+    def wait() -> None:
+        calls["wait"] += 1
+
+    monkeypatch.setattr(on_device.time, "perf_counter", lambda: now)
+    lasting = Work(run, 1000, wait).lasting()
+    assert (lasting.count, lasting.n_bytes) == (20, 1000)
+    assert calls == {"run": 2, "wait": 2}
+    lasting()
+    assert calls == {"run": 22, "wait": 3}
+
+
+def test_rates_are_bytes_of_one_time_by_the_time_of_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Work, "lasting", lambda self: Work(self.run, self.n_bytes, self.wait, 4))
+    monkeypatch.setattr(on_device, "interleaved", lambda candidates, rounds: {name: Timing(2.0, 1.0, 0.5) for name in candidates})
+    found, times = on_device.rates({"a": Work(print, 10**9), "b": Work(print, 3 * 10**9)}, 7)
+    assert found == {"a": 2.0, "b": 6.0}
+    assert times["a"] == Timing(0.5, 0.25, 0.5)
+
+
+# ---- kernels -------------------------------------------------------------------------------------------------------------
+
+
+def test_kernels_count_bytes_in_and_bytes_out_beside_the_copy(timed: dict[str, float]) -> None:
+    timed |= {"copy": 0.5, "R12|native": 2.0}
+    copy, rows = on_device.kernels(get_engine("cpu"), 3 * MIB, 1, {name: SCENES[name] for name in ("R12", "R1", "u16 big-endian")})
+    assert copy == 2 * 3 * MIB / 0.5 / 1e9
+    row = {str(r["kernel"]): r for r in rows}
+    frames = 3 * MIB // (65536 * 4)
+    assert frames == 12
+    assert row["R12"]["native GB/s"] == frames * (131072 + 131072) / 2.0 / 1e9
+    assert row["R12"]["float32 GB/s"] == row["R12"]["float32, dark and gain GB/s"] == frames * (131072 + 262144) / 1e9
+    assert row["R1"]["float32 GB/s"] == frames * (8192 + 262144) / 1e9
+    assert row["R1"]["of copy, float32"] == row["R1"]["float32 GB/s"] / copy  # type: ignore[operator]
+    assert row["R1"]["spread"] == 0.25
+
+
+@pytest.mark.skipif(why_no_compiler() is not None, reason=str(why_no_compiler()))
+def test_kernels_of_the_cuda_engine_decode_whole_stacks(timed: dict[str, float], tmp_path: Path) -> None:
+    expressions = ["decode<mib_r12, u16, f32, 0>", "decode<mib_r12, f32, f32, 0>", "decode<mib_r12, f32, f32, 3>"]
+    engine = host_engine(tmp_path, kinds=lambda file: expressions)
+    on_device.kernels(engine, 2 * MIB, 1, {"R12": single("mib_r12", "u2", 8, 4)})
+    runtime = engine._runtime
+    assert isinstance(runtime, HostRuntime)
+    assert [expression for expression, _, _ in runtime.launches] == expressions
+
+
+def test_every_encoding_is_measured() -> None:
+    assert {scene.encoding.name for scene in SCENES.values()} == set(get_engine("cpu").encodings)
+
+
+# ---- streams -------------------------------------------------------------------------------------------------------------
+
+SMALL = (
+    Case("MIB R6 quad", "mib", {"kind": "R6", "layout": "2x2"}, (512, 512), 8, 63),
+    Case("NPY <u2", "npy", {"dtype": "<u2"}, (37, 53), 16, 65535),
+)
+
+
+@pytest.fixture(autouse=True)
+def few_frames_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "RANDOM_PIXELS", 3 * 512 * 512)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_a_recording_holds_random_counts_of_the_size_asked_for(case: Case, tmp_path: Path) -> None:
+    ds = gpuio.open(on_device.write(tmp_path, case, 5 * MIB)[0], device="cpu")
+    n_bytes = ds.image_count * case.sig_shape[0] * case.sig_shape[1] * case.bits // 8
+    assert 0.6 * 5 * MIB < n_bytes <= 5 * MIB
+    pixels = ds[0]
+    assert pixels.max() <= case.top
+    assert len(np.unique(pixels)) > min(case.top, 1000) / 2
+
+
+def test_a_stream_is_set_beside_the_wire_and_the_peers(timed: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device.importlib.util, "find_spec", lambda name: None)
+    timed |= {"read": 0.5, "H2D": 0.25, "H2D of blocks": 0.125, "gpuio": 0.75, "CPU, 1 thread": 6.0, "CPU, all cores": 3.0}
+    monkeypatch.setattr(on_device, "COPY_BYTES", MIB)
+    paths = on_device.write(tmp_path, SMALL[1], 5 * MIB)
+    plan = gpuio.open(paths[0], device="cpu").explain(dtype="float32")
+    row = on_device.stream(get_engine("cpu"), "cpu", SMALL[1], paths[0], 1)
+    needed, h2d = plan.needed_bytes / 1e9, plan.read_bytes // MIB * MIB / 0.25 / 1e9
+    blocks = plan.read_bytes // plan.block_bytes * plan.block_bytes / 0.125
+    assert row == {
+        "file": "NPY <u2", "gpuio GB/s": needed / 0.75, "H2D GB/s": h2d, "of H2D": needed / 0.75 / h2d, "read GB/s": needed / 0.5,
+        "of bound": pytest.approx(0.5 / 0.75), "frames/s": plan.frames / 0.75,
+        "copy engine idle": pytest.approx(1 - plan.read_bytes / blocks / 0.75),
+        "CPU, 1 thread GB/s": needed / 6, "x CPU, 1 thread": pytest.approx(8), "CPU, all cores GB/s": needed / 3,
+        "x CPU, all cores": pytest.approx(4), "spread": 0.25,
+    }
+
+
+class Watched:
+    """An engine that remembers what was uploaded."""
+
+    def __init__(self) -> None:
+        self._engine, self.uploaded = get_engine("cpu"), 0
+
+    def upload(self, array: np.ndarray) -> np.ndarray:
+        assert array.dtype == np.float32
+        self.uploaded += array.nbytes
+        return array.copy()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_the_peers_ways_upload_every_pixel_as_float32(case: Case, tmp_path: Path) -> None:
+    path = on_device.write(tmp_path, case, 2 * MIB)[0]
+    ds = gpuio.open(path, device="cpu")
+    ways = dict(on_device._peers_ways(Watched(), case, path))  # type: ignore[arg-type]
+    assert set(ways) >= {"CPU, 1 thread", "CPU, all cores"}
+    for name in ways:
+        watched = Watched()
+        dict(on_device._peers_ways(watched, case, path))[name]()  # type: ignore[arg-type]
+        assert watched.uploaded == ds.image_count * case.sig_shape[0] * case.sig_shape[1] * 4, name
+
+
+def test_recordings_are_gone_when_they_have_been_measured(timed: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "COPY_BYTES", MIB)
+    rows = list(on_device.streams(get_engine("cpu"), "cpu", tmp_path, MIB, 1, SMALL[1:]))
+    assert [row["file"] for row in rows] == ["NPY <u2"]
+    assert not any(path.is_file() for path in tmp_path.iterdir())
+
+
+def test_reading_takes_every_byte(tmp_path: Path) -> None:
+    taken = []
+
+    class Pool:
+        def map(self, run: Callable[[int], None], numbers: range) -> list[None]:
+            return [run(number) for number in numbers]
+
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes(10_007))
+    opened = open
+
+    def counting(name: str, *args: Any, **kwargs: Any) -> Any:
+        file = opened(name, *args, **kwargs)
+
+        class Proxy:
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *exc: object) -> None:
+                file.close()
+
+            def seek(self, at: int) -> None:
+                file.seek(at)
+
+            def readinto(self, buffer: memoryview) -> int:
+                taken.append((file.tell(), len(buffer)))
+                return int(file.readinto(buffer[:1000]))
+
+        return Proxy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.open", counting)
+        on_device._read([str(path)], Pool())  # type: ignore[arg-type]
+    bytes_read = sorted(byte for at, wanted in taken for byte in range(at, at + min(1000, wanted)))
+    assert bytes_read == list(range(10_007))
+
+
+def test_every_kind_of_the_issue_is_streamed() -> None:
+    assert {"MIB R1 quad", "MIB R6 quad", "MIB R12 quad", "K2IS"} <= {case.name for case in CASES}
+    assert {case.format for case in CASES} <= set(gpuio.formats())
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------------
+
+GPU = {"name": "NVIDIA Made-Up 9000 (80GB)", "memory_bytes": 1}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A machine with a GPU, as far as the command can tell; everything that takes long is made up."""
+    state = types.SimpleNamespace(tests={"passed": True, "tests": 7}, sanitizer={"passed": None, "reason": "not installed"}, quick=None)
+
+    def measured(engine: Any, quick: bool) -> dict[str, Any]:
+        state.quick = quick
+        return {"rounds": 3, "copy_GB_per_s": 2000.0, "kernels": [{"kernel": "R12", "float32 GB/s": 1900.0}],
+                "streams": [{"file": "MIB R12 quad", "gpuio GB/s": 20.0}]}
+
+    monkeypatch.setattr(evidence, "why_no_cuda", lambda number: None)
+    monkeypatch.setattr(evidence, "get_engine", lambda device: get_engine("cpu"))
+    monkeypatch.setattr(evidence, "gpu", lambda: GPU)
+    monkeypatch.setattr(evidence, "device_tests", lambda: state.tests)
+    monkeypatch.setattr(evidence, "sanitizer", lambda: state.sanitizer)
+    monkeypatch.setattr(evidence, "measured", measured)
+    return state
+
+
+def test_without_a_gpu_it_says_so_and_writes_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(evidence, "why_no_cuda", lambda number: "no driver")
+    assert evidence.main(["--output", str(tmp_path / "results")]) == 3
+    assert capsys.readouterr().out == "no GPU here: no driver; nothing was measured\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_with_a_gpu_the_result_is_written_and_shown(machine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: bool) -> None:
+    assert evidence.main(["--output", str(tmp_path), *(["--quick"] if quick else [])]) == 0
+    (path,) = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    assert path.name == f"nvidia-made-up-9000-80gb-{result['date'][:10]}.json"
+    assert machine.quick == quick == result["command"].endswith("--quick")
+    assert (result["copy_GB_per_s"], result["gpu"], result["gpuio"]) == (2000.0, GPU, gpuio.__version__)
+    assert result["machine"]["cores"] > 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("1900.00", "MIB R12 quad", "not installed", str(path)))
+
+
+@pytest.mark.parametrize("broken", [{"tests": {"passed": False, "tests": 7}}, {"sanitizer": {"passed": False}}])
+def test_a_failure_is_written_and_is_the_exit_code(machine: Any, tmp_path: Path, broken: dict[str, Any]) -> None:
+    vars(machine).update(broken)
+    assert evidence.main(["--output", str(tmp_path)]) == 1
+    (path,) = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    assert not (result["tests"]["passed"] and result["sanitizer"]["passed"] in (True, None))
+
+
+@pytest.mark.parametrize(("attributes", "passed"), [
+    ('tests="5" failures="0" errors="0" skipped="1"', True), ('tests="5" failures="1" errors="0" skipped="0"', False),
+    ('tests="5" failures="0" errors="2" skipped="0"', False), ('tests="5" failures="0" errors="0" skipped="5"', False),
+    ('tests="0" failures="0" errors="0" skipped="0"', False),
+])
+def test_device_tests_have_passed_if_some_ran_and_none_failed(attributes: str, passed: bool) -> None:
+    found = evidence.counts(f'<testsuites><testsuite name="pytest" {attributes}/></testsuites>')
+    assert found["passed"] is passed
+    assert found["tests"] == int(attributes.split('"')[1])
+
+
+def test_device_tests_leave_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(command: list[str], **options: Any) -> None:
+        asked.append(command)
+        Path(next(word for word in command if word.startswith("--junitxml=")).partition("=")[2]).write_text(
+            '<testsuite tests="3" failures="0" errors="0" skipped="0"/>')
+
+    monkeypatch.setattr(evidence.subprocess, "run", run)
+    assert evidence.device_tests() == {"passed": True, "tests": 3, "failures": 0, "errors": 0, "skipped": 0}
+    assert asked[0][:5] == [sys.executable, "-m", "pytest", "-m", "gpu"]
+    monkeypatch.setattr(evidence.subprocess, "run", lambda *args, **options: None)
+    assert evidence.device_tests()["passed"] is False
+
+
+@pytest.mark.parametrize(("code", "passed"), [(0, True), (86, False), (1, False)])
+def test_the_sanitizer_watches_the_small_cases(code: int, passed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = evidence.sanitizer()
+    assert (found["passed"], found["exit_code"]) == (passed, code)
+    assert found["said"].split()[-3:] == ["-m", "benchmarks.evidence", "--small-cases"]
+
+
+def test_a_missing_sanitizer_is_neither_passed_nor_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert evidence.sanitizer() == {"passed": None, "reason": "compute-sanitizer is not installed"}
+
+
+def test_small_cases_are_decoded_and_compared(machine: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evidence.main(["--small-cases"]) == 0
+    number = int(capsys.readouterr().out.split()[0])
+    assert number == 2 * len(cases.ROWS) * len(cases.LAYOUTS)
+    engine = get_engine("cpu")
+    monkeypatch.setattr(engine, "download", lambda array: np.asarray(array) + np.uint8(1))
+    with pytest.raises(AssertionError, match="differ"):
+        evidence.small_cases(engine)
+
+
+def test_the_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = {"name": b"NVIDIA H100", "totalGlobalMem": 80 << 30, "major": 9, "minor": 0}
+    runtime = types.SimpleNamespace(getDeviceProperties=lambda n: properties, driverGetVersion=lambda: 13010,
+                                    runtimeGetVersion=lambda: 13000)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime), __version__="14.2"))
+    assert evidence.gpu() == {"name": "NVIDIA H100", "memory_bytes": 80 << 30, "compute_capability": "9.0", "cupy": "14.2",
+                              "driver": 13010, "runtime": 13000}
