@@ -98,6 +98,8 @@ def parse(source: Source, path: str) -> Layout:
     size = source.size(path)
     header = read_header(source, path, size)
     offsets = read_offsets(source, path, header, header.table, header.written)
+    if offsets[0] < header.tables_end:
+        raise FormatError(f"{path}: bad table of offsets: frame 0 is at byte {offsets[0]}; expected at least {header.tables_end}")
     element = read_element(source, path, header, 0, int(offsets[0]))
     offsets = _whole(path, header, element, offsets, size, notes)
     runs = _runs(offsets)
@@ -133,12 +135,12 @@ def _file(path: str, offsets: np.ndarray, first: int, stop: int, header: Header,
 def _whole(path: str, header: Header, element: Element, offsets: np.ndarray, size: int, notes: list[str]) -> np.ndarray:
     """Offsets of the elements that are whole; those missing at the end are blank, which is noted."""
     n_bytes = header.element_bytes + element.pixel_bytes
-    wrong = np.flatnonzero(np.diff(offsets, prepend=header.tables_end - n_bytes) < n_bytes)
+    wrong = np.flatnonzero(np.diff(offsets) < n_bytes)
     if len(wrong):
-        frame = int(wrong[0])
+        frame = int(wrong[0]) + 1
         wrapped = "; offsets of 32 bits end at 4 GiB" if header.offset_bytes == 4 and size > 1 << 32 else ""
-        raise FormatError(f"{path}: bad table of offsets: frame {frame} is at byte {offsets[frame]}; expected at least "
-                          f"{int(offsets[frame - 1]) + n_bytes if frame else header.tables_end}{wrapped}")
+        raise FormatError(f"{path}: bad table of offsets: frame {frame} is at byte {offsets[frame]}; "
+                          f"expected at least {int(offsets[frame - 1]) + n_bytes}{wrapped}")
     whole = int(np.searchsorted(offsets, size - n_bytes, side="right"))
     if not whole:
         raise TruncatedFile(f"{path}: holds {size} bytes; the first frame alone ends at byte {int(offsets[0]) + n_bytes}")

@@ -76,7 +76,7 @@ def exact(stack: np.ndarray, dtype: Any) -> np.ndarray:
         result = np.ascontiguousarray(values, dtype=dtype)
         back = (result if values.dtype.kind == "c" else result.real).astype(values.dtype)
     if not np.can_cast(values.dtype, dtype, "safe"):
-        # Coming back proves nothing between integers of one size, nor comparing between integers and floats: both are asked.
+        # Coming back proves nothing between integers of one size, and comparing nothing between large integers and floats.
         changed = ((back != values) | (result != values)) & ((back == back) | (values == values))      # NaN may stay NaN
         if changed.any():
             raise DataSetException(f"value {values[changed].flat[0]} cannot be written as {dtype}")
