@@ -30,13 +30,13 @@ class Scan:
     start
         Frame of the first position.
     nav_shape
-        None if only the start is known.
+        A line of all frames from there on if nothing else is known.
     reason
         What it follows from, as a sentence.
     """
 
     start: int
-    nav_shape: tuple[int, ...] | None
+    nav_shape: tuple[int, ...]
     reason: str
 
 
@@ -55,7 +55,7 @@ def scan_from_positions(position: Callable[[int], tuple[int, int] | None], n_fra
         return None
     width = _line_length(position, start, n_frames)
     if width is None:
-        return Scan(start, None, f"scan positions in the frame headers start at frame {start}; no line of them ends")
+        return Scan(start, (n_frames - start,), f"scan positions in the frame headers start at frame {start}; no line of them ends")
     whole = (n_frames - start) // width         # a line at the end that is not complete is no line
     regular = _first_failure(lambda row: _row(position, start + row * width) == row, _doubling(0, whole), whole)
     reason = f"scan positions in the frame headers start at frame {start}, in lines of {width}"
@@ -71,7 +71,7 @@ def scan_from_positions(position: Callable[[int], tuple[int, int] | None], n_fra
 
 
 def scan_from_rotator(index: Callable[[int], int], n_frames: int) -> Scan | None:
-    """The scan that rotator indices tell of; None if they tell of none. Its shape is known if it is a square.
+    """The scan that rotator indices tell of; None if they tell of none. A square if the number of positions is one, else a line.
 
     Parameters
     ----------
@@ -88,10 +88,11 @@ def scan_from_rotator(index: Callable[[int], int], n_frames: int) -> Scan | None
     end = _first_failure(lambda k: index(k) == index(start) + k - start, _doubling(start, n_frames), n_frames)
     total = end - start
     if index(start) != 1 or (end < n_frames and index(end) > total):
-        return Scan(start, None, f"rotator indices in the frame headers rise from frame {start} on, but not one by one from 1")
+        reason = f"rotator indices in the frame headers rise from frame {start} on, but not one by one from 1"
+        return Scan(start, (n_frames - start,), reason)
     side = isqrt(total)
-    reason = f"rotator indices in the frame headers count {total} scan positions from frame {start} on"
-    return Scan(start, (side, side), f"{reason}, taken for a square") if side * side == total and side > 1 else Scan(start, None, reason)
+    nav_shape = (side, side) if side * side == total and side > 1 else (total,)
+    return Scan(start, nav_shape, f"rotator indices in the frame headers count {total} scan positions from frame {start} on")
 
 
 def _first_position(position: Callable[[int], tuple[int, int] | None], n_frames: int) -> int | None:

@@ -48,7 +48,9 @@ import numpy as np
 from gpuio.dataset import DataSet, MessageConverter, message_schema
 from gpuio.errors import FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
+from gpuio.findings import UNKNOWN, FrameRecords, Progress
 from gpuio.formats._arguments import nav_or_sig_shape, renamed, sync
+from gpuio.formats._frame_headers import read_headers
 from gpuio.formats._seq_corrections import find_corrections
 from gpuio.layout import Encoding, Layout, plain_pieces
 from gpuio.source import Source
@@ -87,6 +89,11 @@ class Header:
     def frame_bytes(self) -> int:
         """Bytes of the pixels of a frame."""
         return self.width * self.height * self.dtype.itemsize
+
+    @property
+    def has_times(self) -> bool:
+        """Whether there is room for time stamps where they ought to be."""
+        return self.frame_bytes <= self.image_size <= self.stride - STAMP_BYTES
 
     @property
     def data_offset(self) -> int:
@@ -205,7 +212,7 @@ def _metadata(source: Source, path: str, header: Header, n_frames: int) -> dict[
     }
     if np.isfinite(header.frame_rate_Hz):
         metadata["frame_rate_Hz"] = header.frame_rate_Hz
-    if header.frame_bytes <= header.image_size <= header.stride - STAMP_BYTES:
+    if header.has_times:
         for which, frame in (("first", 0), ("last", n_frames - 1)):
             raw = source.read(path, header.data_offset + frame * header.stride + header.image_size, STAMP_BYTES)
             if len(raw) == STAMP_BYTES:
@@ -218,6 +225,26 @@ def _time(raw: bytes, version: int) -> str:
     seconds, milliseconds, microseconds = struct.unpack("<IHH", raw)
     moment = np.datetime64(seconds, "s") + np.timedelta64(milliseconds, "ms")
     return str(moment + np.timedelta64(microseconds, "us") if version >= 5 else moment)
+
+
+def frame_records(source: Source, layout: Layout, progress: Progress) -> FrameRecords:
+    """Time of every frame, for ``gpuio check``.
+
+    Raises
+    ------
+    OSError, DataSetException
+        The file cannot be read, or has become another one.
+    """
+    path = layout.parts[0][0].path
+    header = read_header(source, path)
+    unknown = np.full(layout.image_count, UNKNOWN)
+    time_ns = unknown
+    if header.has_times:
+        raw = np.concatenate([some for _, _, some in read_headers(source, layout, STAMP_BYTES, progress, at=header.image_size)])
+        seconds, rest = raw[:, :4].copy().view("<u4")[:, 0].astype(np.int64), raw[:, 4:].copy().view("<u2").astype(np.int64)
+        microseconds = seconds * 1_000_000 + rest[:, 0] * 1000 + (rest[:, 1] if header.version >= 5 else 0)
+        time_ns = np.where(seconds > 0, microseconds * 1000, UNKNOWN)
+    return FrameRecords(np.arange(layout.image_count), unknown, time_ns, unknown)
 
 
 class SEQDataSet(DataSet):

@@ -70,7 +70,9 @@ import numpy as np
 from gpuio.dataset import DataSet
 from gpuio.errors import FormatError, TruncatedFile
 from gpuio.fileset import File, FileSet
+from gpuio.findings import UNKNOWN, FrameRecords, Progress
 from gpuio.formats._arguments import nav_or_sig_shape, sync
+from gpuio.formats._frame_headers import read_headers
 from gpuio.formats._tvips_scan import Scan, scan_from_positions, scan_from_rotator
 from gpuio.layout import Encoding, Layout, plain_pieces
 from gpuio.source import Source
@@ -151,15 +153,14 @@ def parse(source: Source, path: str) -> Layout:
     n_frames = files[-1].end_idx
     frame = _FrameHeaders(source, files, series)
     scan = _scan(frame, n_frames)
-    nav_shape: tuple[int, ...] = (n_frames,)
     if scan is not None:
-        nav_shape = scan.nav_shape or nav_shape
-        notes.append(f"{scan.reason}: sync_offset={scan.start} and nav_shape={nav_shape} unless given")
+        notes.append(f"{scan.reason}: sync_offset={scan.start} and nav_shape={scan.nav_shape} unless given")
     sig_shape = series.height, series.width
     return Layout(
         format="tvips", parts=(FileSet(files, frame_header_bytes=series.frame_header_bytes),), encoding=Encoding.of(series.dtype),
-        pieces=plain_pieces(sig_shape, series.width * series.dtype.itemsize), sig_shape=sig_shape, nav_shape=nav_shape,
-        sync_offset=0 if scan is None else scan.start, image_count=n_frames, notes=tuple(notes),
+        pieces=plain_pieces(sig_shape, series.width * series.dtype.itemsize), sig_shape=sig_shape,
+        nav_shape=(n_frames,) if scan is None else scan.nav_shape, sync_offset=0 if scan is None else scan.start, image_count=n_frames,
+        notes=tuple(notes),
         metadata={**series.metadata, "n_files": len(paths), **frame.metadata(n_frames)},
     )
 
@@ -310,6 +311,24 @@ def _scan(frame: _FrameHeaders, n_frames: int) -> Scan | None:
 def _position(x: float, y: float) -> tuple[int, int] | None:
     """Scan fields as (y, x); None if they are no position."""
     return (int(y), int(x)) if 0 <= x < 1 << 31 and 0 <= y < 1 << 31 else None         # not of NaN, which is in no interval
+
+
+def frame_records(source: Source, layout: Layout, progress: Progress) -> FrameRecords:
+    """Number and time of every frame, for ``gpuio check``.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read.
+    """
+    raw, frames = [], []
+    for _, numbers, some in read_headers(source, layout, LEAST_FRAME_HEADER, progress):
+        raw.append(some)
+        frames.append(numbers)
+    counter, seconds, milliseconds = np.concatenate(raw).view("<u4").astype(np.int64).T
+    if len(counter) > 1 and (counter == counter[0]).all():
+        counter = np.full_like(counter, UNKNOWN)        # written by a program that does not count
+    return FrameRecords(np.concatenate(frames), counter, (seconds * 1000 + milliseconds) * 1_000_000, np.full_like(counter, UNKNOWN))
 
 
 class TVIPSDataSet(DataSet):
