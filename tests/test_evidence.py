@@ -82,7 +82,7 @@ def test_kernels_count_bytes_in_and_bytes_out_beside_the_copy(timed: dict[str, f
     assert row["R12"]["native GB/s"] == frames * (131072 + 131072) / 2.0 / 1e9
     assert row["R12"]["float32 GB/s"] == row["R12"]["float32, dark and gain GB/s"] == frames * (131072 + 262144) / 1e9
     assert row["R1"]["float32 GB/s"] == frames * (8192 + 262144) / 1e9
-    assert row["R1"]["of copy, float32"] == row["R1"]["float32 GB/s"] / copy  # type: ignore[operator]
+    assert row["R1"]["of copy, float32"] == row["R1"]["float32 GB/s"] / copy
     assert row["R1"]["spread"] == 0.25
 
 
@@ -160,11 +160,11 @@ class Watched:
 def test_the_peers_ways_upload_every_pixel_as_float32(case: Case, tmp_path: Path) -> None:
     path = on_device.write(tmp_path, case, 2 * MIB)[0]
     ds = gpuio.open(path, device="cpu")
-    ways = dict(on_device._peers_ways(Watched(), case, path))  # type: ignore[arg-type]
+    ways = dict(on_device._peers_ways(Watched(), case, path))
     assert set(ways) >= {"CPU, 1 thread", "CPU, all cores"}
     for name in ways:
         watched = Watched()
-        dict(on_device._peers_ways(watched, case, path))[name]()  # type: ignore[arg-type]
+        dict(on_device._peers_ways(watched, case, path))[name]()
         assert watched.uploaded == ds.image_count * case.sig_shape[0] * case.sig_shape[1] * 4, name
 
 
