@@ -6,7 +6,7 @@ to fill a slot, chosen by the transport and the layout:
 
 - **staged**: extents are read into the staging buffer (and pushed to the device);
 - **mapped**: the extents are mapped, frames start at addresses in the page cache, nothing is copied;
-- **gathered**: the layout is strided (navigation fastest); frames are put together in the staging buffer.
+- **gathered**: the layout is strided (navigation fastest); frames are put together in the engine's memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.engine import Decode, Engine
-from gpuio.geometry.plan import MERGE_GAP, Plan, make_plan
+from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, Plan, make_plan
 from gpuio.layout import Layout
 
 #: Frames planned at a time: large enough that planning costs nothing per frame, small enough that its tables stay small.
@@ -100,18 +100,20 @@ class BlockReader:
     deferred
         Blocks are handed out before they are filled: whoever decodes one calls `Block.fill` first, on its own thread, and
         appends a future to ``block.slot.in_use``. Reading and decoding then share a core's cache.
+    piece_bytes
+        Where frames are gathered: bytes of the file in memory at a time, see `GatherReader`.
     """
 
     def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray,
                  placements: np.ndarray, *, slots: int = 1, threads: int = 0, gap: int = MERGE_GAP,
-                 deferred: bool = False) -> None:
+                 deferred: bool = False, piece_bytes: int = 0) -> None:
         self._layout, self._engine, self._frames, self._edges = layout, engine, frames, edges
         self._placements, self._gap = placements, gap
         self._closers: list[Callable[[], None]] = []
         if layout.strided is not None:
             from gpuio.io.gather import GatherReader
 
-            self._reader: Any = GatherReader(layout.strided, layout.sig_shape)
+            self._reader: Any = GatherReader(layout.strided, layout.sig_shape, engine, piece_bytes, max(1, threads))
             self._alignment, self._mapped, threads, slots, deferred = 1, False, 0, 1, False
         else:
             files = layout.numbered_files()[0]
@@ -163,7 +165,7 @@ class BlockReader:
             block = started.popleft()
             if block.slot.pending is not None:
                 block.slot.pending.wait()
-            if block.slot.staging is not None and not self._mapped:
+            if block.slot.staging is not None and not self._mapped and self._layout.strided is None:
                 block.slot.staging.push(block.used_bytes)
             yield block
             idle.append(block.slot)
@@ -199,9 +201,9 @@ class BlockReader:
         first, stop = int(plan.blocks[index]), int(plan.blocks[index + 1])
         used = extents[-1][2] + extents[-1][3] if extents else plan.staging_bytes
         block = Block(base + first, base + stop, base, plan, slot, used, int(plan.extent_starts[index]))
-        if not self._mapped and (slot.staging is None or len(slot.staging.host) < plan.staging_bytes):
+        if not self._mapped and (slot.staging is None or slot.staging.device.size < plan.staging_bytes):
             slot.bound.clear()
-            slot.staging = self._engine.staging(plan.staging_bytes)
+            slot.staging = self._staging(plan.staging_bytes)
         if self._ahead is not None:
             slot.pending = self._ahead.submit(extents, slot.staging.host)
         elif self._deferred:
@@ -210,11 +212,18 @@ class BlockReader:
             self._fill(block, extents)
         return block
 
+    def _staging(self, n_bytes: int) -> Any:
+        if self._layout.strided is None:
+            return self._engine.staging(n_bytes)
+        from gpuio.io.gather import Gathered
+
+        return Gathered(self._engine.empty((-(-n_bytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT,), np.uint8))
+
     def _fill(self, block: Block, extents: list[tuple[int, int, int, int]]) -> None:
         """Bring the block's bytes to where its frames are said to start."""
         slot, plan = block.slot, block.plan
         if self._layout.strided is not None:
-            self._reader.gather(self._frames[block.first:block.stop], slot.staging.host)
+            self._reader.gather(self._frames[block.first:block.stop], slot.staging.device)
         elif not self._mapped:
             self._reader.read(extents, slot.staging.host)
         else:

@@ -21,6 +21,7 @@ from gpuio.corrections import CorrectionSet
 from gpuio.engine import Decode, Engine, RepairTable, cpu_vendor
 from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, clip
+from gpuio.io.gather import PIECE_BYTES, PIECES
 from gpuio.layout import PART, PIXELS, REPEATS, ROWS, Layout, spans
 from gpuio.shape import Shape, Slice
 from gpuio.tile import DataTile
@@ -62,6 +63,7 @@ class Sizes:
     read_threads: int
     gap: int
     memory_bytes: int       # staging and output together, at most
+    piece_bytes: int = 0    # of the file at a time, where frames are gathered
 
 
 def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) -> int:
@@ -134,7 +136,7 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     threads = 0 if views else threads
     pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuio-decode") if threads else None
     reader = BlockReader(layout, engine, backend, frames, block_edges, table, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap,
-                         deferred=threads > 0 and not sizes.read_threads)
+                         deferred=threads > 0 and not sizes.read_threads, piece_bytes=sizes.piece_bytes)
     largest = max(int(np.prod(box.shape)) for box in boxes)
     ring = _OutputRing(engine, sizes.depth * largest, out_dtype, threads + 1 if threads else 1)
     with reader:
@@ -168,7 +170,7 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
     flat = out.reshape(len(frames), -1)
     run = 0
     with BlockReader(layout, engine, backend, wanted, _block_edges(runs, sizes.block_frames), rows, slots=sizes.slots,
-                     threads=sizes.read_threads, gap=sizes.gap) as reader:
+                     threads=sizes.read_threads, gap=sizes.gap, piece_bytes=sizes.piece_bytes) as reader:
         for block in reader:
             block.check()
             decode = decoder.bind(block, flat)
@@ -205,13 +207,17 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     needed = np.diff(spans(placements, layout.encoding, len(layout.parts)))[:, 0]       # bytes of a frame, for each part
     span = int(needed.sum()) if layout.parts else layout.sig_size * layout.dtype.itemsize
     gap, between = _gap(layout, frames, needed)
-    mapped = backend.id == "mmap" and not on_device
+    mapped = backend.id == "mmap" and not on_device and layout.strided is None
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
     slots, read_threads = (3, 3) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = threads + 1 if threads else 1
     if not read_threads:
         slots = outputs         # each decoding thread reads its own block
-    padding = slots * STAGING_ALIGNMENT * parts
+    piece_bytes = 0
+    if layout.strided is not None:
+        slots, read_threads = 1, max(1, read_threads)
+        piece_bytes = min(PIECE_BYTES, budget // 8)
+    padding = slots * STAGING_ALIGNMENT * parts + PIECES * piece_bytes
     share = 0 if mapped else slots * frame_staged
     least = frame_out * outputs + share + padding
     if budget < least:
@@ -231,7 +237,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // max(1, frame_staged))
     if block_frames > depth:
         block_frames = depth if threads and not read_threads else block_frames - block_frames % depth
-    return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding)
+    return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding,
+                 piece_bytes)
 
 
 def _gap(layout: Layout, frames: np.ndarray, needed: np.ndarray) -> tuple[int, int]:
