@@ -1,7 +1,8 @@
 """The same files through gpuio, LiberTEM and NumPy: float32 tiles, one thread, page cache warm, one run, interleaved.
 
 ``python -m benchmarks.bench_peers`` prints the table; ``pytest benchmarks/bench_peers.py`` records it with pytest-benchmark.
-Raw MB/s are packed bytes per CPU second. LiberTEM gets the tiling scheme that it negotiates for a UDF by tile.
+Raw MB/s are packed bytes per CPU second. LiberTEM gets the tiling scheme that it negotiates for a UDF by tile, and applies, as
+gpuio does, the corrections that the files bring. Names of cases as arguments run these only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import gpuio
 from benchmarks.measure import interleaved, table
 
 RAW_BYTES = 48 << 20
-#: name, writer, writer's options, load's options, bits a pixel, sig shape, least ratio over LiberTEM that we want to see
+#: name, format, writer's options, bits a pixel of the detector, sig shape, least ratio over LiberTEM that we want to see
 CASES: list[tuple[str, str, dict[str, Any], int, tuple[int, int], float]] = [
     ("mib r1", "mib", {"kind": "R1"}, 1, (256, 256), 5),
     ("mib r6", "mib", {"kind": "R6"}, 8, (256, 256), 3),
@@ -31,27 +32,31 @@ CASES: list[tuple[str, str, dict[str, Any], int, tuple[int, int], float]] = [
     ("mib u16", "mib", {"kind": "U16"}, 16, (256, 256), 1.5),
     ("raw <u2", "raw", {"dtype": "<u2"}, 16, (256, 256), 2),
     ("raw >u2", "raw", {"dtype": ">u2"}, 16, (256, 256), 2),
+    ("frms6", "frms6", {"dark": 100}, 16, (264, 264), 6),
+    ("frms6 bin 4", "frms6", {"dark": 100, "binning": 4}, 4, (264, 264), 6),
 ]
 
 
 def make(folder: Path, case: tuple[str, str, dict[str, Any], int, tuple[int, int], float]) -> tuple[str, str, dict[str, Any]]:
-    """Write a file of honest random counts; returns format, path and what to load it with."""
+    """Write files of honest random counts into a folder; returns format, path and what to load it with."""
     from gpuio import synth
 
-    name, fmt, options, bits, sig, _ = case
-    n = max(8, RAW_BYTES * 8 // (bits * sig[0] * sig[1])) // 8 * 8
+    _, fmt, options, bits, (height, width), _ = case
+    n = max(8, RAW_BYTES * 8 // (bits * height * width)) // 8 * 8
     rng = np.random.default_rng(1)
-    top = {1: 2, 8: 64, 16: 4096, 32: 1 << 24}[bits]
+    top = {1: 2, 4: 4096, 8: 64, 16: 4096, 32: 1 << 24}[bits]
+    rows = options.get("binning", 1)        # of the detector that are one stored row
 
     def frames() -> Any:
         for first in range(0, n, 64):
-            yield rng.integers(0, top, (min(64, n - first), *sig), dtype=np.uint32)
+            yield np.repeat(rng.integers(0, top, (min(64, n - first), height // rows, width), dtype=np.uint32), rows, axis=1)
 
     nav = (n // 8, 8)
-    path = folder / f"{name.replace(' ', '_').replace('<', 'le').replace('>', 'be')}.{fmt}"
-    synth.write(fmt, str(path), frames(), nav_shape=nav, sig_shape=sig, **options)
-    load = {"nav_shape": nav} if fmt == "mib" else {"nav_shape": nav, "sig_shape": sig, "dtype": options["dtype"]}
-    return fmt, str(path), load
+    path = synth.write(fmt, str(folder / f"scan.{fmt}"), frames(), nav_shape=nav, sig_shape=(height, width), **options)[-1]
+    load: dict[str, Any] = {"nav_shape": nav}
+    if fmt == "raw":
+        load |= {"sig_shape": (height, width), "dtype": options["dtype"]}
+    return fmt, path, load
 
 
 def gpuio_tiles(fmt: str, path: str, load: dict[str, Any]) -> Callable[[], object]:
@@ -74,18 +79,21 @@ def libertem_tiles(fmt: str, path: str, load: dict[str, Any]) -> Callable[[], ob
 
     ctx = Context.make_with("inline")
     backend: dict[str, Any] = {}
-    if fmt == "mib" and "r1" in Path(path).name:      # its default backend refuses 1-bit data
+    if fmt == "mib" and gpuio.load(fmt, path=path).layout.encoding.name == "mib_r1":        # its default backend refuses 1-bit data
         from libertem.io.dataset.base import BufferedBackend
 
         backend = {"io_backend": BufferedBackend()}
     ds = ctx.load(fmt, path=path, **load, **backend)
     ds.set_num_cores(1)
     parts = list(ds.get_partitions())
-    scheme = Negotiator().get_scheme(udfs=[SumUDF()], dataset=ds, read_dtype=np.float32, approx_partition_shape=parts[0].shape)
+    corrections = ds.get_correction_data()
+    scheme = Negotiator().get_scheme(udfs=[SumUDF()], dataset=ds, read_dtype=np.float32, approx_partition_shape=parts[0].shape,
+                                     corrections=corrections)
 
     def run() -> object:
         count = 0
         for part in ds.get_partitions():
+            part.set_corrections(corrections)
             for tile in part.get_tiles(scheme, dest_dtype=np.float32):
                 count += tile.size
         assert count == ds.shape.size
@@ -98,11 +106,13 @@ def raw_bytes(path: str) -> int:
     return Path(path).stat().st_size
 
 
-def measure(rounds: int = 7) -> list[dict[str, object]]:
-    """One row a case."""
+def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, object]]:
+    """One row a case; all of them, or those named."""
     rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
+    for case in CASES:
+        if names and case[0] not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
             fmt, path, load = make(Path(folder), case)
             copy = np.fromfile(path, dtype=np.uint8)
             target = np.empty_like(copy)
@@ -117,28 +127,44 @@ def measure(rounds: int = 7) -> list[dict[str, object]]:
                 "ratio": times["libertem"].cpu / times["gpuio"].cpu, "wanted": float(case[5]),
                 "share of memcpy": times["memcpy"].cpu / times["gpuio"].cpu, "spread": times["gpuio"].spread,
             })
-            Path(path).unlink()
     return rows
 
 
-def measure_views(rounds: int = 9) -> dict[str, object]:
-    """Native tiles of an NPY file, every byte touched, beside slices of `np.memmap`; opening included on both sides."""
+def measure_views(rounds: int = 9) -> list[dict[str, object]]:
+    """Native tiles beside slices of `np.memmap`, opening included on both sides: every byte touched, or copied out."""
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "scan.npy")
-        np.save(path, np.random.default_rng(1).integers(0, 4096, (2048, 256, 256), dtype=np.uint16))
+        npy = str(Path(folder) / "scan.npy")
+        np.save(npy, np.random.default_rng(1).integers(0, 4096, (2048, 256, 256), dtype=np.uint16))
+        frame = np.dtype([("pixels", "<f4", (128, 128)), ("footer", "V1024")])
+        _, raw, _ = make(Path(folder), ("empad", "empad", {}, 32, (128, 128), 1))
+        out = np.empty((64, 128, 128), dtype=np.float32)
 
-        def ours() -> int:
-            return max(int(tile.data.max()) for tile in gpuio.open(path, device="cpu").tiles())
+        def npy_ours() -> int:
+            return max(int(tile.data.max()) for tile in gpuio.open(npy, device="cpu").tiles())
 
-        def theirs() -> int:
-            array = np.load(path, mmap_mode="r")
+        def npy_theirs() -> int:
+            array = np.load(npy, mmap_mode="r")
             return max(int(array[i:i + 16].max()) for i in range(0, len(array), 16))
 
-        assert ours() == theirs()
-        times = interleaved({"gpuio": ours, "memmap": theirs}, rounds)
-        size = raw_bytes(path) / 1e6
-        return {"case": "npy native", "gpuio MB/s": size / times["gpuio"].cpu, "np.memmap MB/s": size / times["memmap"].cpu,
-                "ratio": times["memmap"].cpu / times["gpuio"].cpu, "spread": times["gpuio"].spread}
+        def empad_ours() -> float:
+            for tile in gpuio.open(raw, device="cpu").tiles(depth=len(out)):
+                np.copyto(out[:tile.shape[0]], tile.data)
+            return float(out.sum())
+
+        def empad_theirs() -> float:
+            array = np.memmap(raw, dtype=frame, mode="r")["pixels"]
+            for i in range(0, len(array), len(out)):
+                np.copyto(out[:len(array[i:i + len(out)])], array[i:i + len(out)])
+            return float(out.sum())
+
+        rows: list[dict[str, object]] = []
+        for name, path, ours, theirs in (("npy native", npy, npy_ours, npy_theirs), ("empad copied", raw, empad_ours, empad_theirs)):
+            assert ours() == theirs()
+            times = interleaved({"gpuio": ours, "memmap": theirs}, rounds)
+            size = raw_bytes(path) / 1e6
+            rows.append({"case": name, "gpuio MB/s": size / times["gpuio"].cpu, "np.memmap MB/s": size / times["memmap"].cpu,
+                         "ratio": times["memmap"].cpu / times["gpuio"].cpu, "spread": times["gpuio"].spread})
+        return rows
 
 
 def test_peers(benchmark: Any) -> None:
@@ -150,6 +176,7 @@ def test_peers(benchmark: Any) -> None:
 
 
 if __name__ == "__main__":
-    result = measure()
-    views = measure_views()
-    print(json.dumps({"tiles": result, "views": views}, indent=1) if "--json" in sys.argv else f"{table(result)}\n\n{table([views])}")
+    names = [argument for argument in sys.argv[1:] if argument != "--json"]
+    result = measure(names=names)
+    views = [] if names else measure_views()
+    print(json.dumps({"tiles": result, "views": views}, indent=1) if "--json" in sys.argv else f"{table(result)}\n\n{table(views)}")
