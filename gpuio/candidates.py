@@ -97,7 +97,7 @@ def find_lines(records: FrameRecords) -> Lines | None:
     if len(step) < 3:
         return None
     period = float(np.median(step))
-    late = step - period > max(LATE_NS, LATE_SHARE * period)
+    late = step - period > max(LATE_NS, LATE_SHARE * period, 2 * records.resolution_ns)
     places = records.frames[1:][known]
     n_frames = int(records.frames[-1]) + 1
     if period <= 0 or not late.any():
@@ -194,9 +194,9 @@ def _all(layout: Layout, lines: Lines | None, flyback: Lines | None) -> Iterator
     """Every guess, one reason each."""
     n_frames = layout.image_count
     if layout.nav_shape is not None:
-        fits = math.prod(layout.nav_shape) == n_frames - layout.sync_offset
+        fits = math.prod(layout.nav_shape) <= n_frames - layout.sync_offset
         yield Candidate(layout.nav_shape, layout.sync_offset, STATED if fits else STATED / 2,
-                        ("as the files say" + ("" if fits else ", though the number of frames is another"),))
+                        ("as the files say" + ("" if fits else ", though there are too few frames"),))
     for seen in (lines, flyback):
         if seen is not None:
             yield Candidate((seen.rows, seen.length), seen.first, MEASURED * seen.support, (seen.evidence,))

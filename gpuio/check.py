@@ -23,7 +23,7 @@ import gpuio
 from gpuio import formats as registry
 from gpuio.candidates import Candidate, find_candidates, find_lines
 from gpuio.errors import FormatError, UnknownFormat, UnsupportedFeature
-from gpuio.findings import SEVERITIES, UNKNOWN, Finding, FrameRecords, Progress, about_files
+from gpuio.findings import SEVERITIES, UNKNOWN, Finding, FrameRecords, Progress, about_files, shortened
 from gpuio.source import HostFiles
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from gpuio.dataset import DataSet
     from gpuio.fileset import File
 
-#: Findings of one kind that are told one by one.
-MAX_TOLD = 20
+#: A counter that counts one more at less than this share of the frames is none.
+COUNTING_SHARE = 0.5
+#: With fewer frames nothing can be called usual.
+MIN_FRAMES = 4
 #: Times are judged if at least this share of the frames comes at the usual distance, within this share of it.
 REGULAR_SHARE, REGULAR_WIDTH = 0.8, 0.1
 
@@ -124,13 +126,19 @@ def check(path: str | os.PathLike[str], format: str = "auto", *, progress: Progr
     if ds is None:
         return Report(path, name, findings=tuple(findings))
     source, layout = HostFiles(), ds.layout
-    findings += getattr(module, "check", lambda source, layout: about_files(layout))(source, layout)
     records: FrameRecords | None = None
     lines: Lines | None = None
-    if hasattr(module, "frame_records"):
-        records = module.frame_records(source, layout, progress or (lambda done, total: None))
-        lines = find_lines(records)
-        findings += [*records.findings, *_judged(records, lines, layout.parts[0])]
+    try:
+        if hasattr(module, "check"):
+            findings += module.check(source, layout)
+        else:
+            findings += about_files(layout, counted_by_size=getattr(module, "COUNTED_BY_SIZE", False))
+        if hasattr(module, "frame_records"):
+            records = module.frame_records(source, layout, progress or (lambda done, total: None))
+            lines = find_lines(records)
+            findings += [*records.findings, *_judged(records, lines, layout.parts[0])]
+    except (FormatError, UnsupportedFeature) as error:          # damage that does not show where opening looks
+        findings.append(_about("error", path, str(error)))
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(path, name, tuple(ds.files), layout.image_count, 0 if records is None else len(records.frames), tuple(findings),
                   tuple(find_candidates(layout, records, lines)), layout.notes)
@@ -179,18 +187,14 @@ def _judged(records: FrameRecords, lines: Lines | None, files: Iterable[File]) -
         at = slice(*np.searchsorted(records.frames, (file.start_idx, file.end_idx)))
         frames, counter, time = records.frames[at], records.counter[at], records.time_ns[at]
         jumps = list(_jumps(counter))
+        if len(jumps) > max(MIN_FRAMES, (1 - COUNTING_SHARE) * len(counter)):
+            gaps.append(Finding("warning", file.path, f"frame counters do not count: {len(jumps)} of {len(counter)} do not go on",
+                                {"places": len(jumps)}))
+            jumps = []
         gaps += [_of_counter(file, frames, counter, time, i) for i in jumps]
         times += _of_times(file, frames, time, lines, {i + k for i in jumps for k in (0, 1)})
-    yield from _told(gaps, "more places where frame counters do not go on")
-    yield from _told(times, "more places where times of frames do not go on")
-
-
-def _told(findings: list[Finding], rest: str) -> Iterator[Finding]:
-    """The first of many findings, and the number of others."""
-    yield from findings[:MAX_TOLD]
-    if len(findings) > MAX_TOLD:
-        last = findings[-1]
-        yield Finding(last.severity, last.where, f"{len(findings) - MAX_TOLD} {rest}, up to here", {"places": len(findings)})
+    yield from shortened(gaps, "more places where frame counters do not go on")
+    yield from shortened(times, "more places where times of frames do not go on")
 
 
 def _jumps(counter: np.ndarray) -> Iterator[int]:
@@ -236,7 +240,7 @@ def _of_times(file: File, frames: np.ndarray, time: np.ndarray, lines: Lines | N
                           f"was taken {-step[i - 1] / 1e9:.9g} s before the frame in front of it",
                           {"frame": int(frames[i]), "byte": _byte(file, frames[i]), "seconds_since_frame_before": step[i - 1] / 1e9})
     usual = known & (step > 0)
-    if np.count_nonzero(usual) < 4:
+    if np.count_nonzero(usual) < MIN_FRAMES:
         return
     is_start = lines.is_start(frames[1:]) if lines is not None else np.zeros(len(step), dtype=bool)
     within = usual & ~is_start

@@ -1,11 +1,13 @@
 """What may be wrong with a data set, as data: findings, and what the headers of frames say.
 
-Formats contribute to ``gpuio check`` with up to three names in their module; `gpuio.check` looks for them:
+Formats contribute to ``gpuio check`` with up to four names in their module; `gpuio.check` looks for them:
 
 ``frame_records(source, layout, progress) -> FrameRecords``
     What the header of every frame says. Counters and times in it are judged by `gpuio.check`, alike for all formats.
 ``check(source, layout) -> Iterable[Finding]``
     Findings about the files. Without it, `about_files` is used, which such a function can make use of.
+``COUNTED_BY_SIZE = True``
+    Nothing but the size of a file tells how many frames it has.
 ``LENIENT``
     Parameters with which what is left of a damaged set can be opened.
 """
@@ -28,6 +30,9 @@ from gpuio.layout import Layout
 SEVERITIES = ("error", "warning")
 #: What `FrameRecords` has where a header does not tell a counter, time or exposure.
 UNKNOWN = np.iinfo(np.int64).min
+
+#: Findings of one kind that are told one by one.
+MAX_TOLD = 20
 
 #: Called with frames done and frames in all.
 Progress = Callable[[int, int], None]
@@ -72,6 +77,8 @@ class FrameRecords:
         Its own count, when it was taken (any origin) and how long it was exposed; `UNKNOWN` where the header does not tell.
     findings
         About headers that are damaged or differ from the others.
+    resolution_ns
+        Of `time_ns`.
     """
 
     frames: np.ndarray
@@ -79,25 +86,41 @@ class FrameRecords:
     time_ns: np.ndarray
     exposure_ns: np.ndarray
     findings: tuple[Finding, ...] = ()
+    resolution_ns: int = 1
 
 
-def about_files(layout: Layout) -> Iterator[Finding]:
-    """What sizes and numbers of frames tell: files that end inside a frame, holes, scans larger or smaller than their recording."""
-    for part in (*layout.parts, *(layout.dark.parts if layout.dark is not None else ())):
-        for file in part:
-            yield from about_end(file)
+def shortened(findings: list[Finding], rest: str) -> Iterator[Finding]:
+    """The first of many findings, and the number of others, which are `rest`."""
+    yield from findings[:MAX_TOLD]
+    if len(findings) > MAX_TOLD:
+        last = findings[-1]
+        yield Finding(last.severity, last.where, f"{len(findings) - MAX_TOLD} {rest}, the last one here", {"places": len(findings)})
+
+
+def about_files(layout: Layout, *, counted_by_size: bool = False) -> Iterator[Finding]:
+    """What sizes and numbers of frames tell: files that end inside a frame, holes, scans larger or smaller than their recording.
+
+    Parameters
+    ----------
+    counted_by_size
+        Bytes after the last whole frame of a file are then the rest of a frame that was cut. Where headers tell the number of
+        frames, they are that only if there ought to be one.
+    """
+    for each in filter(None, (layout, layout.dark, layout.gain)):
+        for part in each.parts:
+            for file, stop in zip(part, [*(following.start_idx for following in part[1:]), each.image_count], strict=True):
+                if counted_by_size or stop > file.end_idx:
+                    yield from about_end(file)
     yield from about_holes(layout)
     yield from about_scan(layout)
 
 
 def about_end(file: File) -> Iterator[Finding]:
-    """Bytes after the last whole frame of a file."""
+    """The part of a frame at the end of a file."""
     rest = (file.size or 0) - file.file_header - file.num_frames * file.stride
     if 0 < rest < file.stride:
         yield Finding("error", file.path, f"ends inside a frame: {rest} of {file.stride} bytes of frame {file.end_idx} are there",
                       {"bytes_left": rest, "frame_bytes": file.stride, "frame": file.end_idx})
-    elif rest > 0:
-        yield Finding("warning", file.path, f"{rest} bytes follow its {file.num_frames} frames", {"bytes_left": rest})
 
 
 def about_holes(layout: Layout) -> Iterator[Finding]:

@@ -351,6 +351,82 @@ def test_damage_anywhere_never_crashes(folder: pathlib.Path) -> None:
     assert reports == 60
 
 
+def test_frms6_frames_lost_inside_a_file_are_found(tmp_path: pathlib.Path) -> None:
+    paths = synth.write("frms6", tmp_path / "f.hdr", [random_frames(n=35)[:, :6, :10]], nav_shape=(5, 7), sig_shape=(6, 10))
+    path = pathlib.Path(next(p for p in paths if p.endswith("_001.frms6")))
+    data, stride = path.read_bytes(), 64 + 6 * 10 * 2
+    path.write_bytes(data[:1020] + (31).to_bytes(4, "little") + data[1024:1024 + 9 * stride] + data[1024 + 13 * stride:])
+    report = check(tmp_path / "f.hdr")
+    assert told(report) == [("error", "f_001.frms6, frame 31"), ("error", "f_001.frms6, frame 9")]
+    evidence = report.findings[1].evidence
+    assert (evidence["found"] - evidence["expected"], evidence["byte"]) == (4, 1024 + 9 * stride)
+    assert evidence["seconds_since_frame_before"] == pytest.approx(0.005)
+
+
+def test_a_counter_that_does_not_count_is_one_warning(tmp_path: pathlib.Path) -> None:
+    paths = synth.write("frms6", tmp_path / "f.hdr", [random_frames(n=35)[:, :6, :10]], nav_shape=(5, 7), sig_shape=(6, 10))
+    path = pathlib.Path(next(p for p in paths if p.endswith("_001.frms6")))
+    numbers = np.random.default_rng(7).integers(0, 1000, 35)
+    for k, number in enumerate(numbers.tolist()):
+        overwrite(path, 1024 + k * 184 + 12, number.to_bytes(4, "little"))
+    assert told(check(tmp_path / "f.hdr")) == [("warning", "f_001.frms6")]
+
+
+# -- K2IS --------------------------------------------------------------------------------------------------------------
+
+BLOCK = 22360
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A scan of 2 x 3 positions with a frame more at either end; its sectors begin and end at different blocks."""
+    folder = tmp_path_factory.mktemp("capture")
+    frames = np.random.default_rng(11).integers(0, 4096, (6, 1860, 2048)).astype(np.uint16)
+    synth.write("k2is", folder / "scan.gtg", [frames], nav_shape=(2, 3), lead=1, trail=1, cut_start=(3, 0, 7, 1, 0, 2, 4, 5),
+                cut_end=(0, 5, 0, 9, 1, 0, 0, 2))
+    return folder
+
+
+@pytest.fixture
+def damaged(capture: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder with the capture, of which ``scan3.bin`` may be changed."""
+    for path in capture.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "scan3.bin").unlink()
+    (tmp_path / "scan3.bin").write_bytes((capture / "scan3.bin").read_bytes())
+    return tmp_path
+
+
+def test_an_undamaged_capture_gives_no_finding(capture: pathlib.Path) -> None:
+    report = check(capture / "scan.gtg")
+    assert (report.findings, report.format, len(report.files)) == ((), "k2is", 8)
+    assert (report.candidates[0].nav_shape, report.candidates[0].sync_offset) == ((2, 3), 0)
+    assert report.candidates[0].reasons[0] == "as the files say"
+
+
+def test_blocks_that_a_sector_lacks_are_found(damaged: pathlib.Path) -> None:
+    path = damaged / "scan3.bin"
+    data = path.read_bytes()
+    start = 25 + 32 * 2                      # 7 of the first frame's blocks are cut: this is the first block of a frame
+    path.write_bytes(data[:(start + 30) * BLOCK] + data[(start + 35) * BLOCK:])
+    report = check(damaged / "scan1.bin")
+    assert told(report) == [("error", "scan3.bin, frame 2")]
+    evidence = report.findings[0].evidence
+    assert (evidence["first_frame"], evidence["last_frame"], evidence["blocks"]) == (2, 3, 5)
+    assert evidence["block_count"] == 1000 + 32 * 3 + 30
+
+
+def test_a_block_stored_twice_and_one_without_header_are_found(damaged: pathlib.Path) -> None:
+    path = damaged / "scan3.bin"
+    data = path.read_bytes()
+    data = data[:70 * BLOCK] + data[69 * BLOCK:119 * BLOCK] + b"noise" * 8 + data[119 * BLOCK + 40:]      # block 126 of the recording
+    path.write_bytes(data)
+    report = check(damaged / "scan.gtg")
+    assert told(report) == [("error", "scan3.bin, frame 2"), ("error", "scan3.bin"), ("warning", "scan3.bin")]
+    assert [f.evidence["blocks"] for f in report.findings] == [1, 1, 1]
+    assert "no valid header" in report.findings[1].what and "repeated" in report.findings[2].what
+
+
 # -- candidates --------------------------------------------------------------------------------------------------------
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from gpuio.fileset import File
-from gpuio.findings import Progress
+from gpuio.findings import UNKNOWN, FrameRecords, Progress
 from gpuio.layout import Layout
 from gpuio.source import Source
 
@@ -59,3 +59,34 @@ def read_headers(source: Source, layout: Layout, size: int, progress: Progress, 
                 yield file, file.start_idx + np.arange(first, stop), np.frombuffer(raw, np.uint8).reshape(stop - first, size)
                 done += stop - first
                 progress(done, total)
+
+
+#: Counters and times in ns of an array of headers; None for what they do not tell.
+Meaning = Callable[[np.ndarray], tuple[np.ndarray | None, np.ndarray | None]]
+
+
+def binary_records(source: Source, layout: Layout, header: np.dtype, meaning: Meaning, progress: Progress, *, at: int = 0,
+                   resolution_ns: int = 1) -> FrameRecords:
+    """What frame headers with fixed fields say.
+
+    Parameters
+    ----------
+    header
+        Record dtype of the bytes of each frame from `at` on.
+    meaning
+        What they mean.
+    progress, resolution_ns
+        As in `FrameRecords`.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read.
+    """
+    columns = []
+    for _, frames, raw in read_headers(source, layout, header.itemsize, progress, at=at):
+        unknown = np.full(len(frames), UNKNOWN)
+        told = (unknown if column is None else column.astype(np.int64) for column in meaning(raw.view(header)[:, 0]))
+        columns.append((frames, *told, unknown))
+    frame, counter, time, exposure = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return FrameRecords(frame, counter, time, exposure, resolution_ns=resolution_ns)

@@ -46,7 +46,7 @@ def check(source: Source, layout: Layout) -> Iterator[Finding]:
         if name not in members and source.size(path) < first.stride and _may_belong(source, path, reference):
             yield Finding("error", path, f"holds {source.size(path)} bytes, no whole frame of {first.stride}; it was left out",
                           {"bytes": source.size(path), "frame_bytes": first.stride})
-    yield from about_files(layout)
+    yield from about_files(layout, counted_by_size=True)
 
 
 def _may_belong(source: Source, path: str, reference: FrameHeader) -> bool:

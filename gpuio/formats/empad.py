@@ -66,11 +66,14 @@ PIXEL = "<f4"
 FRAME_BYTES = 65536
 FOOTER_BYTES = 1024
 STRIDE = FRAME_BYTES + FOOTER_BYTES
+#: For ``gpuio check``.
+COUNTED_BY_SIZE = True
 RAW_NAME = re.compile(r"(?:scan|series)_(?:[0-9]+_)*x([0-9]{1,9})(?:_y([0-9]{1,9}))?")
 #: XML files of a folder that are searched for the one that names a raw file.
 MAX_SEARCHED = 256
 #: An element that is the XML's, and no other file's.
 ELEMENTS = re.compile(rb"<(raw_file|scan_parameters|background_image|camserver_parameters|iom_measurements)[\s/>]")
+
 
 
 class Candidate(NamedTuple):

@@ -63,7 +63,9 @@ from gpuio.corrections import CorrectionSet
 from gpuio.dataset import DataSet, MessageConverter, message_schema
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
+from gpuio.findings import FrameRecords, Progress
 from gpuio.formats._arguments import nav_or_sig_shape, sync
+from gpuio.formats._frame_headers import binary_records
 from gpuio.formats._gain_map import read_gain_map
 from gpuio.formats._siblings import companion, split_name
 from gpuio.layout import Encoding, Layout, Piece
@@ -73,6 +75,9 @@ FILE_HEADER_BYTES, FRAME_HEADER_BYTES, VERSION = 1024, 64, 6
 #: First bytes of a file; between them and the version are three that differ.
 MAGIC = struct.pack("<HH", FILE_HEADER_BYTES, FRAME_HEADER_BYTES)
 PIXEL = np.dtype("<u2")
+#: Time and number of a frame.
+STAMP = np.dtype([("seconds", "<u4"), ("microseconds", "<u4"), ("number", "<u4")])
+STAMP_AT = 4
 SECTION = "measurementinfo"
 #: Recorded ones have some thousand bytes.
 MAX_HDR_BYTES = 1 << 20
@@ -80,8 +85,8 @@ BINNINGS = (1, 2, 4)
 SIZE = re.compile(r'"?\s*([0-9]{1,9})\s*x\s*([0-9]{1,9})\s*"?', re.IGNORECASE)
 READOUT = re.compile(r'"?\s*bin\s*:\s*([0-9]{1,3})\s*,\s*windowing\s*:\s*([0-9]{1,9})\s*x\s*([0-9]{1,9})\s*"?', re.IGNORECASE)
 #: Keys of the section that have a name of their own in the metadata.
-HDR_KEYS = {"dwelltimemicroseconds": "dwell_time_us", "darkframes": "dark_frames", "signalframes": "signal_frames",
-            "stemimagesize": "stem_image_size", "readoutmode": "readout_mode"}
+HDR_KEYS = {"datasetname": "data_set_name", "dwelltimemicroseconds": "dwell_time_us", "darkframes": "dark_frames",
+            "signalframes": "signal_frames", "stemimagesize": "stem_image_size", "readoutmode": "readout_mode"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +350,13 @@ def _placed(members: Sequence[Member], acquisition: Acquisition, notes: list[str
     if files[0].start_idx >= expected:
         raise TruncatedFile(f"{members[0].path}: none of the {expected} signal frames that the .hdr announces is there")
     return files
+
+
+def frame_records(source: Source, layout: Layout, progress: Progress) -> FrameRecords:
+    """For ``gpuio check``: number and time of every frame of the scan."""
+    return binary_records(
+        source, layout, STAMP, lambda h: (h["number"], (h["seconds"] * np.int64(10**6) + h["microseconds"]) * 1000),
+        progress, at=STAMP_AT, resolution_ns=1000)
 
 
 def _metadata(source: Source, acquisition: Acquisition, members: Sequence[Member], dark: Member | None) -> dict[str, Any]:

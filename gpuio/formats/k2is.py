@@ -70,6 +70,7 @@ from gpuio.formats._k2is_blocks import (
     open_sector,
     parse_block,
 )
+from gpuio.formats._k2is_check import check as check
 from gpuio.formats._k2is_frames import Place, Recording
 from gpuio.formats._siblings import companion, series, split_name, without_number
 from gpuio.layout import Encoding, Layout, Piece

@@ -34,6 +34,9 @@ from gpuio.source import Source
 
 Axes = tuple[int, ...]
 
+#: For ``gpuio check``.
+COUNTED_BY_SIZE = True
+
 #: First bytes of other formats (published file signatures), what they are, and the name of the format here.
 MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x93NUMPY", "a NumPy file", "npy"),
