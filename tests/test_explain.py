@@ -130,6 +130,7 @@ def test_unbuffered_reads_are_refused_in_the_words_of_the_transport(raw: Any) ->
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({}, "page-locked"), ({"device": "cpu"}, "not in the page cache"), ({"device": "cpu", "resident": None}, "not in the page"),
+    ({"device": "cpu", "cold": False, "resident": None}, "not in the page"), ({"device": "cpu", "cold": False, "resident": 0.99}, "not in"),
     ({"device": "cpu", "cold": False, "resident": 1.0}, "only if asked for"),
 ])
 def test_why_files_are_not_mapped(raw: Any, changes: dict[str, Any], said: str) -> None:
@@ -265,7 +266,8 @@ READ, NEEDED, OUT = 91 * FRAME_BYTES + 90 * 19, 91 * FRAME_BYTES, 91 * 11 * 17 *
     ({"file_system": "nfs4"}, {"network storage": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
     ({"cold": False, "resident": 1.0}, {"page cache": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
     ({"cold": False, "resident": None}, {"page cache": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
-    ({"cold": False}, {"storage": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
+    ({"cold": False, "resident": 0.5}, {"page cache": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
+    ({"cold": False, "resident": 0.49}, {"storage": READ, "host to device": READ, "decoding on the GPU": NEEDED + OUT}),
     ({"device": "cpu", "cold": False, "resident": 1.0}, {"page cache": READ, "decoding on the CPU": OUT}),
     ({"device": "cpu", "cold": False, "resident": 1.0, "transport": MMapBackend()}, {"decoding on the CPU": OUT}),
     ({"device": "cpu", "cold": False, "resident": 0.0, "transport": MMapBackend()}, {"storage": READ, "decoding on the CPU": OUT}),
