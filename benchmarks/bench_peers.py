@@ -33,6 +33,10 @@ CASES: list[tuple[str, str, dict[str, Any], int, tuple[int, int], float]] = [
     ("raw <u2", "raw", {"dtype": "<u2"}, 16, (256, 256), 2),
     ("raw >u2", "raw", {"dtype": ">u2"}, 16, (256, 256), 2),
     ("frms6", "frms6", {"dark": 100}, 16, (264, 264), 6),
+    ("blo u8", "blo", {}, 8, (256, 256), 1),
+    ("blo u16", "blo", {"bits": 16}, 16, (256, 256), 1),
+    ("ser u16", "ser", {"dtype": "u2"}, 16, (256, 256), 1),
+    ("mrc u16", "mrc", {"mode": 6}, 16, (256, 256), 1),
     ("frms6 bin 4", "frms6", {"dark": 100, "binning": 4}, 4, (264, 264), 6),
 ]
 
