@@ -274,8 +274,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         tile_frames=sizes.depth, tile_bytes=sizes.depth * layout.sig_size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
         memory_bytes=sizes.memory_bytes, memory_budget=pipeline.parse_bytes(memory),
-        stages=tuple(_stages(facts, read, needed, len(frames) * layout.sig_size * to.itemsize, threads, rates)),
-        overlapping=facts.device != "cpu" or threads > 0 or sizes.read_threads > 0, measured=rates)
+        stages=tuple(_stages(facts, read, needed, len(frames) * layout.sig_size * to.itemsize, threads, sizes.read_threads > 0, rates)),
+        overlapping=facts.device != "cpu" or sizes.read_threads > 0, measured=rates)
 
 
 def _measured(ds: DataSet, facts: Facts, frames: np.ndarray, edges: np.ndarray, sizes: pipeline.Sizes, dtype: np.dtype,
@@ -306,15 +306,15 @@ def _named(device: str) -> Any:
     return SimpleNamespace(name=device)
 
 
-def _stages(facts: Facts, read: int, needed: int, out: int, threads: int, rates: Mapping[str, float]) -> Iterator[Stage]:
-    """The way from storage to tiles."""
+def _stages(facts: Facts, read: int, needed: int, out: int, threads: int, ahead: bool, rates: Mapping[str, float]) -> Iterator[Stage]:
+    """The way from storage to tiles. Where nothing reads ahead, each decoding thread reads for itself."""
     def stage(name: str, n_bytes: int, times: int = 1) -> Stage:
         return Stage(name, n_bytes, times * rates.get(name, ASSUMED[name]), name in rates)
 
     on_gpu, through_host = facts.device != "cpu", facts.transport.memory == "host"
     source = _source(facts)
     if source != "page cache" or facts.transport.id != "mmap" or on_gpu:        # mapped pages are decoded where they lie
-        yield stage(source, read)
+        yield stage(source, read, 1 if ahead or source != "page cache" else max(1, threads))
     if on_gpu and through_host:
         yield stage("host to device", read)
     yield stage("decoding on the GPU", needed + out) if on_gpu else stage("decoding on the CPU", out, max(1, threads))
