@@ -192,7 +192,7 @@ def _judged(records: FrameRecords, lines: Lines | None, files: Iterable[File]) -
                                 {"places": len(jumps)}))
             jumps = []
         gaps += [_of_counter(file, frames, counter, time, i) for i in jumps]
-        times += _of_times(file, frames, time, lines, {i + k for i in jumps for k in (0, 1)})
+        times += _of_times(file, frames, time, lines, {i + k for i in jumps for k in (0, 1)}, records.resolution_ns)
     yield from shortened(gaps, "more places where frame counters do not go on")
     yield from shortened(times, "more places where times of frames do not go on")
 
@@ -230,7 +230,8 @@ def _of_counter(file: File, frames: np.ndarray, counter: np.ndarray, time: np.nd
     return Finding("error", f"{file.path}, frame {frames[i]}", what, evidence)
 
 
-def _of_times(file: File, frames: np.ndarray, time: np.ndarray, lines: Lines | None, explained: set[int]) -> Iterator[Finding]:
+def _of_times(file: File, frames: np.ndarray, time: np.ndarray, lines: Lines | None, explained: set[int],
+              resolution_ns: int) -> Iterator[Finding]:
     """Times that go back, and pauses that are no ends of lines; `explained` positions have a finding of their own."""
     known = (time[1:] != UNKNOWN) & (time[:-1] != UNKNOWN)
     step = np.where(known, np.diff(time), 0)
@@ -248,7 +249,7 @@ def _of_times(file: File, frames: np.ndarray, time: np.ndarray, lines: Lines | N
     if np.count_nonzero(np.abs(step[within] - period) <= REGULAR_WIDTH * period) < REGULAR_SHARE * np.count_nonzero(within):
         return                          # triggered one by one: no distance is the usual one
     pause = float(np.median(step[usual & is_start])) if (usual & is_start).any() else period
-    limit = np.where(is_start, np.maximum(2 * pause, pause + period / 2), 1.5 * period)
+    limit = np.where(is_start, np.maximum(2 * pause, pause + period / 2), 1.5 * period) + 2 * resolution_ns
     for i in (np.flatnonzero(usual & (step > limit)) + 1).tolist():
         if i not in explained:
             expected = pause if is_start[i - 1] else period

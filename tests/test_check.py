@@ -91,6 +91,39 @@ def test_undamaged_files_of_other_formats_give_no_finding(tmp_path: pathlib.Path
         assert report.image_count == (35 if name == "f.hdr" else N)
 
 
+@pytest.mark.parametrize("name", [name for name in synth.WRITERS if name not in ("k2is", "raw")])
+def test_undamaged_sets_of_every_writer_give_no_finding_and_cut_ones_an_error(tmp_path: pathlib.Path, name: str) -> None:
+    sig = (128, 128) if name == "empad" else (12, 12)
+    frames = np.random.default_rng(6).integers(0, 200, (35, *sig)).astype(np.float32 if name == "empad" else np.uint16)
+    path = tmp_path / {"empad": "a.xml", "frms6": "a.hdr"}.get(name, f"a.{name}")
+    paths = synth.write(name, path, [frames.astype(np.uint8) if name == "blo" else frames], nav_shape=(5, 7), sig_shape=sig)
+    report = check(paths[0])
+    assert (report.format, report.findings, report.image_count) == (name, (), 35)
+    largest = max(paths, key=os.path.getsize)
+    os.truncate(largest, os.path.getsize(largest) - frames[0].nbytes // 2)
+    damaged = check(paths[0])
+    assert not damaged.is_clean
+    assert os.path.basename(largest) in str(damaged.findings)
+
+
+@pytest.mark.parametrize("dwell", [1, 7])
+def test_frames_before_and_after_a_scan_are_no_finding(tmp_path: pathlib.Path, dwell: int) -> None:
+    paths = synth.write("tvips", tmp_path / "a.tvips", [random_frames(n=35)], nav_shape=(5, 7), sig_shape=SIG, idle_before=4, idle_after=9,
+                        dwell_time_ms=dwell)
+    report = check(paths[0])
+    assert (report.findings, report.image_count, report.headers_read) == ((), 48, 48)
+    assert ((report.candidates[0].nav_shape), report.candidates[0].sync_offset) == ((5, 7), 4)
+
+
+def test_tvips_frames_lost_inside_a_file_are_found(tmp_path: pathlib.Path) -> None:
+    synth.write("tvips", tmp_path / "a.tvips", [random_frames(n=35)], nav_shape=(5, 7), sig_shape=SIG, frames_per_file=20)
+    path, stride = tmp_path / "a_000.tvips", 108 + 154
+    data = path.read_bytes()
+    path.write_bytes(data[:256 + 8 * stride] + data[256 + 11 * stride:])
+    report = check(tmp_path / "a_001.tvips")
+    assert ("error", "a_000.tvips, frame 8") in told(report)
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -372,6 +405,16 @@ def test_a_counter_that_does_not_count_is_one_warning(tmp_path: pathlib.Path) ->
     assert told(check(tmp_path / "f.hdr")) == [("warning", "f_001.frms6")]
 
 
+def test_damage_that_a_format_refuses_to_go_on_with_is_an_error(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> FrameRecords:
+        raise gpuio.FormatError(f"{folder / 'scan2.mib'}, byte 77: no frame here")
+
+    monkeypatch.setattr("gpuio.formats.mib.frame_records", refuse)
+    report = check(folder / "scan.hdr")
+    assert [(f.severity, f.where, f.what) for f in report.findings] == [("error", f"{folder / 'scan2.mib'}, byte 77", "no frame here")]
+    assert (report.image_count, report.headers_read) == (N, 0)
+
+
 # -- K2IS --------------------------------------------------------------------------------------------------------------
 
 BLOCK = 22360
@@ -430,10 +473,10 @@ def test_a_block_stored_twice_and_one_without_header_are_found(damaged: pathlib.
 # -- candidates --------------------------------------------------------------------------------------------------------
 
 
-def records(time_ns: np.ndarray, exposure_ns: np.ndarray | None = None) -> FrameRecords:
+def records(time_ns: np.ndarray, exposure_ns: np.ndarray | None = None, resolution_ns: int = 1) -> FrameRecords:
     n = len(time_ns)
     exposure = np.full(n, UNKNOWN) if exposure_ns is None else exposure_ns
-    return FrameRecords(np.arange(n), np.arange(n), time_ns, exposure)
+    return FrameRecords(np.arange(n), np.arange(n), time_ns, exposure, resolution_ns=resolution_ns)
 
 
 @pytest.mark.parametrize("idle,rows,columns,pause,after", [
@@ -480,6 +523,12 @@ def test_flyback_exposures_in_a_file_become_the_best_candidate(tmp_path: pathlib
 def test_jitter_is_not_taken_for_lines(seed: int) -> None:
     times = np.cumsum(np.random.default_rng(seed).integers(900_000, 1_100_000, 400))
     assert find_lines(records(times)) is None
+
+
+def test_coarse_times_are_not_taken_for_lines() -> None:
+    times = np.arange(200) * 2_500_000 // 1_000_000 * 1_000_000         # 2 ms and 3 ms in turn
+    assert find_lines(records(times)) is not None
+    assert find_lines(records(times, resolution_ns=1_000_000)) is None
 
 
 def test_without_evidence_shapes_near_a_square_are_proposed(tmp_path: pathlib.Path) -> None:

@@ -64,6 +64,8 @@ MONOCHROME = 100
 DTYPES = {8: "<u1", 16: "<u2", 32: "<u4"}
 #: Bytes of a time stamp of version 5.
 STAMP_BYTES = 8
+#: For ``gpuio check``.
+COUNTED_BY_SIZE = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,7 @@ def frame_records(source: Source, layout: Layout, progress: Progress) -> FrameRe
         seconds, rest = raw[:, :4].copy().view("<u4")[:, 0].astype(np.int64), raw[:, 4:].copy().view("<u2").astype(np.int64)
         microseconds = seconds * 1_000_000 + rest[:, 0] * 1000 + (rest[:, 1] if header.version >= 5 else 0)
         time_ns = np.where(seconds > 0, microseconds * 1000, UNKNOWN)
-    return FrameRecords(np.arange(layout.image_count), unknown, time_ns, unknown)
+    return FrameRecords(np.arange(layout.image_count), unknown, time_ns, unknown, resolution_ns=1000 if header.version >= 5 else 1_000_000)
 
 
 class SEQDataSet(DataSet):

@@ -70,7 +70,7 @@ import numpy as np
 from gpuio.dataset import DataSet
 from gpuio.errors import FormatError, TruncatedFile
 from gpuio.fileset import File, FileSet
-from gpuio.findings import UNKNOWN, FrameRecords, Progress
+from gpuio.findings import UNKNOWN, Finding, FrameRecords, Progress, about_files
 from gpuio.formats._arguments import nav_or_sig_shape, sync
 from gpuio.formats._frame_headers import read_headers
 from gpuio.formats._tvips_scan import Scan, scan_from_positions, scan_from_rotator
@@ -313,6 +313,11 @@ def _position(x: float, y: float) -> tuple[int, int] | None:
     return (int(y), int(x)) if 0 <= x < 1 << 31 and 0 <= y < 1 << 31 else None         # not of NaN, which is in no interval
 
 
+def check(source: Source, layout: Layout) -> list[Finding]:
+    """Frames that are not there, for ``gpuio check``. Recordings go on after their scan; that is no finding."""
+    return [finding for finding in about_files(layout, counted_by_size=True) if finding.severity == "error"]
+
+
 def frame_records(source: Source, layout: Layout, progress: Progress) -> FrameRecords:
     """Number and time of every frame, for ``gpuio check``.
 
@@ -328,7 +333,8 @@ def frame_records(source: Source, layout: Layout, progress: Progress) -> FrameRe
     counter, seconds, milliseconds = np.concatenate(raw).view("<u4").astype(np.int64).T
     if len(counter) > 1 and (counter == counter[0]).all():
         counter = np.full_like(counter, UNKNOWN)        # written by a program that does not count
-    return FrameRecords(np.concatenate(frames), counter, (seconds * 1000 + milliseconds) * 1_000_000, np.full_like(counter, UNKNOWN))
+    return FrameRecords(np.concatenate(frames), counter, (seconds * 1000 + milliseconds) * 1_000_000, np.full_like(counter, UNKNOWN),
+                        resolution_ns=1_000_000)
 
 
 class TVIPSDataSet(DataSet):
