@@ -41,13 +41,14 @@ def transpose(staged: np.ndarray, out: np.ndarray, piece: Piece, table: Transpos
     tile = np.empty((2, ROW_BYTES * TALL), np.uint8)
     places = np.empty((2, ROW_BYTES // out.itemsize), np.int64)
     _compiled(out.itemsize)(staged.ctypes.data, table.starts, table.frames, out.ctypes.data, out.shape[1], tile[0].ctypes.data,
-                            tile[1].ctypes.data, places, piece.src, piece.row_src, piece.rep_src, piece.pos, piece.row_pos,
+                            tile[1].ctypes.data, places, np.empty(TALL, np.int64), piece.src, piece.row_src, piece.rep_src, piece.pos, piece.row_pos,
                             piece.rep_pos, piece.rows * piece.repeats, piece.repeats)
 
 
-def loop(staged: int, starts: np.ndarray, frames: np.ndarray, out: int, frame_pixels: int, loaded: int, turned: int, places: np.ndarray,
+def loop(staged: int, starts: np.ndarray, frames: np.ndarray, out: int, frame_pixels: int, loaded: int, turned: int, places: np.ndarray, ends: np.ndarray,
          src: int, row_src: int, rep_src: int, pos: int, row_pos: int, rep_pos: int, pixels: int, repeats: int) -> None:
-    """`staged`, `out` and the two halves of the tile are addresses; `places` is int64[2, pixels of a tile], overwritten."""
+    """`staged`, `out` and the two halves of the tile are addresses; `places`, int64[2, pixels of a tile], and
+    `ends`, int64[frames of a tile], are scratch."""
     for first in range(0, pixels, WIDE):
         wide = min(WIDE, pixels - first)
         for i in range(wide):
@@ -59,25 +60,30 @@ def loop(staged: int, starts: np.ndarray, frames: np.ndarray, out: int, frame_pi
             in_a_row &= places[1, i] == places[1, 0] + i * ITEM
         for frame in range(0, starts.shape[0], TALL):
             tall = min(TALL, starts.shape[0] - frame)
-            side_by_side = True
-            for j in range(tall):
-                side_by_side &= starts[frame + j] == starts[frame] + j * ITEM
+            n_runs = 0
+            for j in range(1, tall + 1):                # frames side by side are loaded together
+                if j == tall or starts[frame + j] != starts[frame + j - 1] + ITEM:
+                    ends[n_runs] = j
+                    n_runs += 1
             for i in range(wide):
-                if side_by_side:
-                    copy(loaded + i * TALL * ITEM, places[0, i] + starts[frame], tall * ITEM)
-                else:
-                    for j in range(tall):
-                        move(loaded + (i * TALL + j) * ITEM, places[0, i] + starts[frame + j])
+                j = 0
+                for run in range(n_runs):
+                    to, start = loaded + (i * TALL + j) * ITEM, places[0, i] + starts[frame + j]
+                    if ends[run] == j + 1:
+                        move(to, start)
+                    else:
+                        copy(to, start, (ends[run] - j) * ITEM)
+                    j = ends[run]
             for i in range(0, wide, LANES):
                 for j in range(0, tall, LANES):
                     block(turned + (j * WIDE + i) * ITEM, WIDE * ITEM, loaded + (i * TALL + j) * ITEM, TALL * ITEM)
             for j in range(tall):
-                to = frames[frame + j] * frame_pixels * ITEM
+                target = frames[frame + j] * frame_pixels * ITEM
                 if in_a_row:
-                    copy(to + places[1, 0], turned + j * WIDE * ITEM, wide * ITEM)
+                    copy(target + places[1, 0], turned + j * WIDE * ITEM, wide * ITEM)
                 else:
                     for i in range(wide):
-                        move(to + places[1, i], turned + (j * WIDE + i) * ITEM)
+                        move(target + places[1, i], turned + (j * WIDE + i) * ITEM)
 
 
 def _copy(typing: Any, to: Any, start: Any, n_bytes: Any) -> Any:
@@ -148,5 +154,5 @@ def _compiled(item_bytes: int) -> Any:
             function = python_types.FunctionType(loop.__code__, own)
             function.__module__, function.__qualname__ = __name__, f"transpose_{item_bytes}"
             table, number = types.Array(types.int64, 1, "C", readonly=True), types.int64
-            _variants[item_bytes] = jit(function, types.void(number, table, table, *[number] * 4, number[:, ::1], *[number] * 8))
+            _variants[item_bytes] = jit(function, types.void(number, table, table, *[number] * 4, number[:, ::1], number[::1], *[number] * 8))
         return _variants[item_bytes]

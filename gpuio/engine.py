@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,10 +63,30 @@ class TransposeTable:
         Of each frame, in bytes, not descending: neighbours in the table are neighbours in memory.
     frames : int64[n]
         Which frame of the output that is.
+    unit : int
+        Bytes that all starts are multiples of.
+    limits : int, int
+        The lowest and the highest frame.
+
+    Raises
+    ------
+    ValueError
+        Arrays of another form, or starts that descend.
     """
 
     starts: np.ndarray
     frames: np.ndarray
+    unit: int = field(init=False)
+    limits: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        starts, frames = self.starts, self.frames
+        if any(a.dtype != np.int64 or a.ndim != 1 or not a.flags.c_contiguous or len(a) != len(starts) for a in (starts, frames)):
+            raise ValueError(f"transpose table of {starts.dtype}{list(starts.shape)} and {frames.dtype}{list(frames.shape)}; expected int64[n]")
+        if (np.diff(starts) < 0).any():
+            raise ValueError("transpose table: starts descend")
+        object.__setattr__(self, "unit", int(np.gcd.reduce(starts)) if len(starts) else 0)
+        object.__setattr__(self, "limits", (int(frames.min()), int(frames.max())) if len(frames) else (0, -1))
 
 
 class Staging(Protocol):

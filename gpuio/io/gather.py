@@ -36,8 +36,8 @@ PIECES = 2
 GAP = 16 << 10
 #: Requests of a piece, which bounds what describing them costs.
 EXTENTS = 4096
-#: Bytes that a frame is written by.
-LINE_BYTES = 64
+#: Bytes of a frame that are written together: two cache lines, as the tiles of the CPU engine and a transaction of a device.
+LINE_BYTES = 128
 
 
 class Gathered:

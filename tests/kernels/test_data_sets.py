@@ -29,12 +29,15 @@ def frames(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     def kinds(file: str) -> list[str]:
         if file == "corrections":
             return ["repair<f32>", "repair<f64>"]
+        if file == "transpose":
+            return ["transpose<u16>"]
         return ["decode<swap<u16>, u16, f32, 0>"] + [f"decode<swap<u16>, {out}, f64, 3>" for out in ("f32", "f64")]
 
     monkeypatch.setitem(engines._engines, (os.getpid(), "cuda:0"), host_engine(folder, kinds=kinds))
     monkeypatch.setattr(engines, "why_no_cuda", lambda device=0: None)
     values = np.random.default_rng(11).integers(0, 65536, (*NAV, *SIG), dtype="u2")
     values.astype(">u2").tofile(folder / "scan.raw")
+    np.save(folder / "scan.npy", np.asfortranarray(values.astype(">u2")))
     return values
 
 
@@ -60,3 +63,16 @@ def test_corrected_tiles_are_those_of_the_cpu_bit_for_bit(folder: Path, frames: 
     assert cuda.dtype == dtype and cuda.shape == (35, *SIG)
     assert np.array_equal(cuda, cpu)
     assert not np.allclose(cuda, frames.reshape(-1, *SIG))
+
+
+@pytest.mark.parametrize("memory", [40_000, 100_000, None])
+def test_frames_of_an_array_with_navigation_fastest_are_put_together_on_the_device(folder: Path, frames: np.ndarray, memory: int) -> None:
+    ds = gpuio.load("npy", path=str(folder / "scan.npy"), device="cuda")
+    assert ds.layout.strided is not None
+    flat, roi = frames.reshape(-1, *SIG), np.random.default_rng(13).random(NAV) < 0.4
+    engine = ds.engine
+    before = len(engine._runtime.launches)
+    assert np.array_equal(np.concatenate([np.array(tile.data) for tile in ds.tiles(memory=memory)]), flat)
+    assert {name.partition("<")[0] for name, *_ in engine._runtime.launches[before:]} == {"transpose", "decode"}
+    assert np.array_equal(np.concatenate([np.array(tile.data) for tile in ds.tiles(memory=memory, roi=roi)]), flat[roi.ravel()])
+    assert np.array_equal(ds[5:1:-2, 3], frames[5:1:-2, 3]) and np.array_equal(ds[6, 4], frames[6, 4])

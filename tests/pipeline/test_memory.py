@@ -35,14 +35,15 @@ print(status("VmHWM") - before, frames, total)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process can be reset on Linux only")
-@pytest.mark.parametrize("backend, dtype, threads", [
-    ("auto", "float32", 0), ("auto", "float32", 2), ("auto", "uint16", 0), ("buffered", "uint16", 2), ("direct", "float32", 0),
-    ("mmap", "float32", 0), ("mmap", "uint16", 0),
+@pytest.mark.parametrize("backend, dtype, threads, fortran_order", [
+    ("auto", "float32", 0, False), ("auto", "float32", 2, False), ("auto", "uint16", 0, False), ("buffered", "uint16", 2, False),
+    ("direct", "float32", 0, False), ("mmap", "float32", 0, False), ("mmap", "uint16", 0, False),
+    ("auto", "float32", 0, True), ("auto", "uint16", 2, True), ("mmap", "uint16", 0, True),
 ])
-def test_peak_memory_stays_within_the_budget(tmp_path, backend, dtype, threads):
+def test_peak_memory_stays_within_the_budget(tmp_path, backend, dtype, threads, fortran_order):
     frames = 4 * BUDGET // (256 * 256 * 2)
     path = tmp_path / "scan.npy"
-    array = np.lib.format.open_memmap(path, mode="w+", dtype="<u2", shape=(frames, 256, 256))
+    array = np.lib.format.open_memmap(path, mode="w+", dtype="<u2", shape=(frames, 256, 256), fortran_order=fortran_order)
     array[:, 5, 7] = np.arange(frames) % 4096 + 1
     del array
     result = subprocess.run([sys.executable, "-c", READ, str(path), backend, dtype, str(BUDGET), str(threads)],
