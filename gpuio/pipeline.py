@@ -129,7 +129,7 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     table = np.concatenate(placements) if len(boxes) > 1 else placements[0]
     sizes = stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=memory, threads=threads, cold=cold)
     edges = _tile_edges(nav, sizes.depth)
-    block_edges = edges if len(boxes) > 1 else _block_edges(edges, sizes.block_frames)
+    block_edges = edges if len(boxes) > 1 and layout.strided is None else _block_edges(edges, sizes.block_frames)
     decoders = [_BoxDecoder(layout, engine, box, rows, out_dtype, corrections, repair_whole)
                 for box, rows in zip(boxes, placements, strict=True)]
     views = views and len(boxes) == 1 and decoders[0].is_view(out_dtype)
@@ -234,7 +234,9 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         target = left                       # every block is a pass over the file: as few of them as memory allows
     elif mapped:
         target = MAPPED_BLOCK_BYTES
-    block_frames = depth if len(boxes) > 1 else max(1, min(target, left // slots) // max(1, frame_staged))
+    block_frames = max(1, min(target, left // slots) // max(1, frame_staged))
+    if len(boxes) > 1:          # whole tiles; where frames are gathered, as many as there is room for
+        block_frames = depth if layout.strided is None else max(depth, block_frames)
     if block_frames > depth:
         block_frames = depth if threads and not read_threads else block_frames - block_frames % depth
     return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding,
