@@ -22,7 +22,7 @@ import numpy as np
 import gpuio
 from gpuio import formats as registry
 from gpuio.candidates import Candidate, find_candidates, find_lines
-from gpuio.errors import FormatError, UnknownFormat, UnsupportedFeature
+from gpuio.errors import DataSetException, ShapeError
 from gpuio.findings import SEVERITIES, UNKNOWN, Finding, FrameRecords, Progress, about_files, shortened
 from gpuio.source import HostFiles
 
@@ -114,8 +114,10 @@ def check(path: str | os.PathLike[str], format: str = "auto", *, progress: Progr
     ------
     UnknownFormat
         No format recognises the file.
-    ShapeError, DataSetException
+    ShapeError
         Parameters do not fit.
+    DataSetException
+        There is no such format, or the path is a folder, pipe or device.
     OSError
         A file is missing or cannot be read.
     """
@@ -137,7 +139,7 @@ def check(path: str | os.PathLike[str], format: str = "auto", *, progress: Progr
             records = module.frame_records(source, layout, progress or (lambda done, total: None))
             lines = find_lines(records)
             findings += [*records.findings, *_judged(records, lines, layout.parts[0])]
-    except (FormatError, UnsupportedFeature) as error:          # damage that does not show where opening looks
+    except DataSetException as error:           # damage that does not show where opening looks
         findings.append(_about("error", path, str(error)))
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(path, name, tuple(ds.files), layout.image_count, 0 if records is None else len(records.frames), tuple(findings),
@@ -157,9 +159,9 @@ def _open(name: str, module: ModuleType, path: str, parameters: Mapping[str, Any
             warnings.simplefilter("always")
             try:
                 ds = gpuio.load(name, path=path, **given)
-            except UnknownFormat:
-                raise
-            except (FormatError, UnsupportedFeature) as error:
+            except DataSetException as error:
+                if parameters and isinstance(error, ShapeError):        # the user's, not the files'
+                    raise
                 finding = _about("error", path, str(error))
                 if finding not in findings:
                     findings.append(finding)

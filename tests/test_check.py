@@ -396,6 +396,43 @@ def test_frms6_frames_lost_inside_a_file_are_found(tmp_path: pathlib.Path) -> No
     assert evidence["seconds_since_frame_before"] == pytest.approx(0.005)
 
 
+def test_missing_dark_frames_are_named_and_the_scan_still_checked(tmp_path: pathlib.Path) -> None:
+    paths = synth.write("frms6", tmp_path / "f.hdr", [random_frames(n=35)[:, :6, :10]], nav_shape=(5, 7), sig_shape=(6, 10))
+    os.unlink(next(p for p in paths if p.endswith("_000.frms6")))
+    report = check(tmp_path / "f.hdr")
+    assert [f.severity for f in report.findings] == ["error"]
+    assert "f_000.frms6" in report.findings[0].what + report.findings[0].where
+    assert (report.image_count, report.headers_read) == (35, 35)
+
+
+def test_a_dark_reference_of_another_shape_is_named_and_the_sequence_still_checked(tmp_path: pathlib.Path) -> None:
+    frames = random_frames(n=35)
+    synth.write("seq", tmp_path / "a.seq", [frames], nav_shape=(5, 7), sig_shape=SIG, dark=np.ones(SIG, np.float32))
+    synth.write("seq", tmp_path / "b.seq", [frames[:, :5]], nav_shape=(5, 7), sig_shape=(5, 11))
+    dark = next(tmp_path.glob("a*.dark.mrc"))
+    dark.rename(tmp_path / dark.name.replace("a.", "b.", 1))
+    report = check(tmp_path / "b.seq")
+    assert [f.severity for f in report.findings] == ["error"]
+    assert "dark" in report.findings[0].what + report.findings[0].where
+    assert (report.image_count, report.headers_read) == (35, 35)
+
+
+def test_parameters_that_do_not_fit_are_the_users_mistake(folder: pathlib.Path) -> None:
+    with pytest.raises(gpuio.ShapeError, match="sync_offset"):
+        check(folder / "scan.hdr", sync_offset=N)
+
+
+def test_a_file_that_is_something_else_after_its_start_is_not_read_to_its_end(tmp_path: pathlib.Path) -> None:
+    write_mib(tmp_path / "a.mib", np.arange(3) * 1_000_000)
+    n_frames = 40_000
+    os.truncate(tmp_path / "a.mib", n_frames * STRIDE)          # sparse
+    report = check(tmp_path / "a.mib")
+    assert 10_000 < report.headers_read < n_frames
+    assert len(report.findings) == 21
+    assert f"after frame {report.headers_read - 1} were not read" in report.findings[-1].what
+    assert report.image_count == n_frames
+
+
 def test_a_counter_that_does_not_count_is_one_warning(tmp_path: pathlib.Path) -> None:
     paths = synth.write("frms6", tmp_path / "f.hdr", [random_frames(n=35)[:, :6, :10]], nav_shape=(5, 7), sig_shape=(6, 10))
     path = pathlib.Path(next(p for p in paths if p.endswith("_001.frms6")))

@@ -14,8 +14,8 @@ from gpuio.source import Source
 
 #: Reads in flight: what a disk or a server needs to be busy with small reads.
 THREADS = 8
-#: Headers that a thread reads before the others are waited for.
-HEADERS_AT_ONCE = 512
+#: Headers that a thread reads before the others are waited for, and their bytes.
+HEADERS_AT_ONCE, BYTES_AT_ONCE = 512, 1 << 20
 
 
 def read_headers(source: Source, layout: Layout, size: int, progress: Progress, *,
@@ -43,6 +43,7 @@ def read_headers(source: Source, layout: Layout, size: int, progress: Progress, 
     OSError
         A file cannot be read.
     """
+    at_once = max(1, min(HEADERS_AT_ONCE, BYTES_AT_ONCE // size))
     total = sum(file.num_frames for file in layout.parts[0])
     done = 0
 
@@ -52,10 +53,10 @@ def read_headers(source: Source, layout: Layout, size: int, progress: Progress, 
 
     with ThreadPoolExecutor(THREADS) as pool:
         for file in layout.parts[0]:
-            for first in range(0, file.num_frames, THREADS * HEADERS_AT_ONCE):
-                stop = min(file.num_frames, first + THREADS * HEADERS_AT_ONCE)
-                begins = range(first, stop, HEADERS_AT_ONCE)
-                raw = b"".join(pool.map(lambda begin, file=file, stop=stop: some(file, begin, min(HEADERS_AT_ONCE, stop - begin)), begins))
+            for first in range(0, file.num_frames, THREADS * at_once):
+                stop = min(file.num_frames, first + THREADS * at_once)
+                begins = range(first, stop, at_once)
+                raw = b"".join(pool.map(lambda begin, file=file, stop=stop: some(file, begin, min(at_once, stop - begin)), begins))
                 yield file, file.start_idx + np.arange(first, stop), np.frombuffer(raw, np.uint8).reshape(stop - first, size)
                 done += stop - first
                 progress(done, total)

@@ -23,6 +23,8 @@ from gpuio.source import Source
 
 #: Damaged headers that are described one by one.
 MAX_DESCRIBED = 20
+#: With so many damaged headers the file is something else from there on, and is not read further.
+MAX_DAMAGED = 10_000
 ZERO = np.uint8(ord("0"))
 #: Headers of a batch that others are compared with; beyond, each is parsed.
 MAX_MODELS = 16
@@ -89,10 +91,13 @@ def frame_records(source: Source, layout: Layout, progress: Progress) -> FrameRe
                 models += 1
                 left = _fill_alike(raw, i, left, values)
         columns.append((frames, *values))
+        if n_damaged > MAX_DAMAGED:
+            break
     findings = [Finding("error", f"{path}, frame {frame}", problem, {"frame": frame, "byte": offset})
                 for path, frame, offset, problem in problems]
     if n_damaged > len(problems):
-        findings.append(Finding("error", first.path, f"{n_damaged - len(problems)} more frame headers are damaged or differ",
+        findings.append(Finding("error", first.path, f"{n_damaged - len(problems)} more frame headers are damaged or differ"
+                                + (f"; those after frame {columns[-1][0][-1]} were not read" if n_damaged > MAX_DAMAGED else ""),
                                 {"frames": n_damaged - len(problems)}))
     frame, counter, time, exposure = (np.concatenate(column) for column in zip(*columns, strict=True))
     return FrameRecords(frame, counter, time, exposure, tuple(findings))

@@ -78,6 +78,8 @@ PIXEL = np.dtype("<u2")
 #: Time and number of a frame.
 STAMP = np.dtype([("seconds", "<u4"), ("microseconds", "<u4"), ("number", "<u4")])
 STAMP_AT = 4
+#: For ``gpuio check``: how to open a scan without dark frames.
+LENIENT = {"enable_offset_correction": False}
 SECTION = "measurementinfo"
 #: Recorded ones have some thousand bytes.
 MAX_HDR_BYTES = 1 << 20

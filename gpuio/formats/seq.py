@@ -64,8 +64,9 @@ MONOCHROME = 100
 DTYPES = {8: "<u1", 16: "<u2", 32: "<u4"}
 #: Bytes of a time stamp of version 5.
 STAMP_BYTES = 8
-#: For ``gpuio check``.
+#: For ``gpuio check``, which opens sequences with damaged references without them.
 COUNTED_BY_SIZE = True
+LENIENT = {"enable_corrections": False}
 
 
 @dataclass(frozen=True, slots=True)
