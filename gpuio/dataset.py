@@ -320,7 +320,8 @@ class DataSet(PixelAccess):
     def _decoder_for_need(self) -> Any:
         """Something that is not None if bytes have to be decoded."""
         layout = self.layout
-        as_stored = layout.encoding.name in ("plain", "swap") and layout.strided is None and len(layout.pieces) == 1
+        as_stored = layout.encoding.name in ("plain", "swap") and layout.is_sequential and not layout.pieces[0].reversed and (
+            layout.pieces[0].rows == 1 or layout.pieces[0].row_pos > 0)
         return self.get_decoder() or (None if as_stored else self)
 
     def get_decoder(self) -> Any:

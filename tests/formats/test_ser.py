@@ -88,6 +88,12 @@ def test_the_bottom_row_is_stored_first():
     assert decoded(layout_of(blob), {"a_1.ser": blob})[0].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_images_have_to_be_turned_and_spectra_may_be_views(tmp_path):
+    for sig, needed in (((5, 7), True), ((11,), False)):
+        (tmp_path / "a_1.ser").write_bytes(packed(random_items(2, (6, *sig), "f4")))
+        assert gpuio.open(tmp_path / "a_1.ser", device="cpu").need_decode("float32", None, None) == needed
+
+
 def test_maps_have_their_scan_shape_with_the_fastest_axis_last():
     layout = layout_of(packed(random_items(2, SHAPE, "u2"), dims=(2, 3)))
     assert (layout.nav_shape, layout.notes) == ((2, 3), ())
