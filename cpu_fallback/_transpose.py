@@ -40,13 +40,14 @@ def transpose(staged: np.ndarray, out: np.ndarray, piece: Piece, table: Transpos
     """See `gpuio.engine.Engine.transpose`; the arguments have been checked."""
     tile = np.empty((2, ROW_BYTES * TALL), np.uint8)
     places = np.empty((2, ROW_BYTES // out.itemsize), np.int64)
-    _compiled(out.itemsize)(staged.ctypes.data, table.starts, table.frames, out.ctypes.data, out.shape[1], tile[0].ctypes.data,
-                            tile[1].ctypes.data, places, np.empty(TALL, np.int64), piece.src, piece.row_src, piece.rep_src, piece.pos, piece.row_pos,
+    loaded, turned = (half.ctypes.data for half in tile)
+    _compiled(out.itemsize)(staged.ctypes.data, table.starts, table.frames, out.ctypes.data, out.shape[1], loaded, turned, places,
+                            np.empty(TALL, np.int64), piece.src, piece.row_src, piece.rep_src, piece.pos, piece.row_pos,
                             piece.rep_pos, piece.rows * piece.repeats, piece.repeats)
 
 
-def loop(staged: int, starts: np.ndarray, frames: np.ndarray, out: int, frame_pixels: int, loaded: int, turned: int, places: np.ndarray, ends: np.ndarray,
-         src: int, row_src: int, rep_src: int, pos: int, row_pos: int, rep_pos: int, pixels: int, repeats: int) -> None:
+def loop(staged: int, starts: np.ndarray, frames: np.ndarray, out: int, frame_pixels: int, loaded: int, turned: int, places: np.ndarray,
+         ends: np.ndarray, src: int, row_src: int, rep_src: int, pos: int, row_pos: int, rep_pos: int, pixels: int, repeats: int) -> None:
     """`staged`, `out` and the two halves of the tile are addresses; `places`, int64[2, pixels of a tile], and
     `ends`, int64[frames of a tile], are scratch."""
     for first in range(0, pixels, WIDE):
@@ -152,7 +153,9 @@ def _compiled(item_bytes: int) -> Any:
             own = {**globals(), "ITEM": item_bytes, "LANES": lanes, "WIDE": ROW_BYTES // item_bytes, "move": _make_move(item),
                    "block": _make_block(item, lanes)}
             function = python_types.FunctionType(loop.__code__, own)
+            # numba's cache knows this file and the name of a function in it, but no globals.
             function.__module__, function.__qualname__ = __name__, f"transpose_{item_bytes}"
             table, number = types.Array(types.int64, 1, "C", readonly=True), types.int64
-            _variants[item_bytes] = jit(function, types.void(number, table, table, *[number] * 4, number[:, ::1], number[::1], *[number] * 8))
+            signature = types.void(number, table, table, *[number] * 4, number[:, ::1], number[::1], *[number] * 8)
+            _variants[item_bytes] = jit(function, signature)
         return _variants[item_bytes]

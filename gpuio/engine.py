@@ -82,7 +82,8 @@ class TransposeTable:
     def __post_init__(self) -> None:
         starts, frames = self.starts, self.frames
         if any(a.dtype != np.int64 or a.ndim != 1 or not a.flags.c_contiguous or len(a) != len(starts) for a in (starts, frames)):
-            raise ValueError(f"transpose table of {starts.dtype}{list(starts.shape)} and {frames.dtype}{list(frames.shape)}; expected int64[n]")
+            raise ValueError(f"transpose table of {starts.dtype}{list(starts.shape)} and {frames.dtype}{list(frames.shape)}; "
+                             "expected int64[n] twice, n the same")
         if (np.diff(starts) < 0).any():
             raise ValueError("transpose table: starts descend")
         object.__setattr__(self, "unit", int(np.gcd.reduce(starts)) if len(starts) else 0)
