@@ -64,7 +64,6 @@ THIRD_PARTY = {
     "libertem": ("gpuio.integrations.libertem",),
     "xarray": ("gpuio.integrations.xarray",),
     "defusedxml": ("gpuio.formats._xml",),
-    "scipy": ("gpuio.formats._gain_map",),
     "jsonschema": ("gpuio.meta", "gpuio.messages"),
     "click": ("gpuio.cli",),
     "rich": ("gpuio.cli", "gpuio.demo"),

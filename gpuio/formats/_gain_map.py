@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
 import numpy as np
 
-from gpuio.errors import BackendUnavailable, DataSetException, FormatError, ShapeError, TruncatedFile, UnsupportedFeature
+from gpuio.errors import FormatError, ShapeError, TruncatedFile, UnsupportedFeature
 from gpuio.formats import _npy_header
+from gpuio.formats._mat import read_array
 from gpuio.formats._siblings import split_name
 from gpuio.source import MAX_READ, Source
 
 VARIABLE = "GainMap"
-#: MATLAB's names for what can be taken as numbers.
-NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
 
 def read_gain_map(source: Source, path: str, sig_shape: tuple[int, ...]) -> np.ndarray:
@@ -37,8 +33,6 @@ def read_gain_map(source: Source, path: str, sig_shape: tuple[int, ...]) -> np.n
         The file is damaged or of another kind, has no such variable, or holds something else than real, finite numbers.
     ShapeError
         The map has another shape.
-    BackendUnavailable
-        It is a ``.mat`` file, and SciPy is not installed.
     OSError
         The file is missing or may not be read.
     """
@@ -72,31 +66,9 @@ def _npy(source: Source, path: str, sig_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _mat(source: Source, path: str, sig_shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        from scipy.io import loadmat, whosmat
-    except ImportError as error:
-        raise BackendUnavailable(f"{path}: MATLAB files are read with SciPy, which cannot be imported ({error}); "
-                                 "install gpuio[mat], or save the map as .npy") from None
-    raw = source.read(path, 0, MAX_READ)
-    try:
-        # The list of variables comes first: it is short, so that no map of an absurd size is ever made.
-        variables: dict[str, tuple[tuple[int, ...], str]] = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(raw))}
-        shape, kind = variables.get(VARIABLE, ((), ""))
-        if kind not in NUMERIC:
-            raise FormatError(f"{path}: has no array of numbers {VARIABLE}; found {_listed(variables)}")
-        _check_shape(path, shape, sig_shape)
-        found: np.ndarray = loadmat(io.BytesIO(raw), variable_names=[VARIABLE])[VARIABLE]
-        return found
-    except DataSetException:
-        raise
-    except NotImplementedError:
-        raise UnsupportedFeature(f"{path}: a MATLAB file of level 7.3 (HDF5); expected at most 7.2: save it with -v7") from None
-    except Exception as error:      # SciPy raises whatever damaged bytes lead to
-        raise FormatError(f"{path}: not a MATLAB file that can be read: {' '.join(str(error).split())[:200]}") from error
-
-
-def _listed(variables: dict[str, Any]) -> str:
-    return ", ".join(f"{name[:63]!r} ({kind})" for name, (_, kind) in list(variables.items())[:10]) or "no variables"
+    found = read_array(source.read(path, 0, MAX_READ), path, VARIABLE)
+    _check_shape(path, found.shape, sig_shape)
+    return found
 
 
 READERS = {".mat": _mat, ".npy": _npy}
