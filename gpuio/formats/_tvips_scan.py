@@ -15,10 +15,8 @@ from math import isqrt
 
 #: Where probes with growing steps may miss a short scan in a long recording, so many are made at equal distances.
 PROBES = 64
-#: Where the start is not found by its rule, so many frames are looked at one by one.
+#: Where the start of the scan or the end of a line is not found by its rule, so many frames are looked at one by one.
 SEARCHED_FRAMES = 4096
-#: Positions of a line at most.
-MAX_LINE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,13 @@ def scan_from_positions(position: Callable[[int], tuple[int, int] | None], n_fra
     if width is None:
         return Scan(start, (n_frames - start,), f"scan positions in the frame headers start at frame {start}; no line of them ends")
     whole = (n_frames - start) // width         # a line at the end that is not complete is no line
-    regular = _first_failure(lambda row: _row(position, start + row * width) == row, _doubling(0, whole), whole)
+    # A line begins at the left, or, where every other line goes back, at the right.
+    regular = _first_failure(lambda row: position(start + row * width) in ((row, 0), (row, width - 1)), _doubling(0, whole), whole)
     reason = f"scan positions in the frame headers start at frame {start}, in lines of {width}"
     lines = max(1, regular)
     if regular < whole:
-        samples = range(start + regular * width, n_frames, max(1, (n_frames - start) // PROBES))
-        lines = min(whole, max([lines, *(_row(position, k) + 1 for k in samples)]))
+        samples = range(start + regular * width, n_frames, max(width, (n_frames - start) // SEARCHED_FRAMES))
+        lines = min(whole, max([lines, *((position(k) or (0, 0))[0] + 1 for k in (*samples, n_frames - 1))]))
         if lines > regular:
             reason += f"; but those from frame {start + regular * width} on are not the expected ones: frames may be missing or doubled"
     if lines * width < n_frames - start:
@@ -113,17 +112,12 @@ def _line_length(position: Callable[[int], tuple[int, int] | None], start: int, 
     """Positions of the first line; None if it does not end."""
     end = _first_failure(lambda k: position(k) == (0, k - start), _doubling(start, n_frames), n_frames)
     largest = end - start - 1
-    for k in range(end, min(n_frames, start + MAX_LINE)):       # usually over at once: the next line begins here
+    for k in range(end, min(n_frames, end + SEARCHED_FRAMES)):       # usually over at once: the next line begins here
         found = position(k)
         if found is None or found[0] != 0 or found[1] < largest:
             return largest + 1
         largest = found[1]
     return None
-
-
-def _row(position: Callable[[int], tuple[int, int] | None], frame: int) -> int:
-    found = position(frame)
-    return -1 if found is None else found[0]
 
 
 def _first_failure(holds: Callable[[int], bool], probes: Iterable[int], stop: int) -> int:

@@ -134,7 +134,7 @@ def test_two_bad_rows_can_be_repaired_and_three_cannot():
         parsed(xml('Rows="10-12"'), settings(32, 32))
     assert str(caught.value) == (
         "/data/a.Config.Metadata.xml: 32 bad pixels have no good neighbour to be repaired from, at (y, x) (11, 0), (11, 1), (11, 2), "
-        "(11, 3), (11, 4), .... Pass allow_unrepairable=True to leave them as they are")
+        "(11, 3), (11, 4) and others. Pass allow_unrepairable=True to leave them as they are")
 
 
 @pytest.mark.parametrize(("defects", "alone"), [
