@@ -20,7 +20,7 @@ from gpuio.blocks import Block, BlockReader
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Decode, Engine, RepairTable, cpu_vendor
 from gpuio.errors import MemoryBudgetError
-from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, clip
+from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, clip, is_rectangle
 from gpuio.io.gather import PIECE_BYTES, PIECES
 from gpuio.layout import PART, PIXELS, REPEATS, ROWS, Layout, spans
 from gpuio.shape import Shape, Slice
@@ -35,7 +35,7 @@ THREADED_TILE_BYTES = 2 << 20
 WARM_BLOCK_BYTES = 1 << 20
 #: Packed bytes read at a time from storage: large enough for its full rate.
 COLD_BLOCK_BYTES = 8 << 20
-#: Packed bytes mapped at a time: address space rather than memory, but touched pages count as resident.
+#: Packed bytes of a part of frames mapped at a time: address space rather than memory, but touched pages count as resident.
 MAPPED_BLOCK_BYTES = 32 << 20
 #: Output of a tile on a device: enough frames that launches and copies run at full rate.
 DEVICE_TILE_BYTES = 128 << 20
@@ -129,7 +129,7 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     table = np.concatenate(placements) if len(boxes) > 1 else placements[0]
     sizes = stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=memory, threads=threads, cold=cold)
     edges = _tile_edges(nav, sizes.depth)
-    block_edges = edges if len(boxes) > 1 and layout.strided is None else _block_edges(edges, sizes.block_frames)
+    block_edges = _block_edges(edges, sizes.block_frames)
     decoders = [_BoxDecoder(layout, engine, box, rows, out_dtype, corrections, repair_whole)
                 for box, rows in zip(boxes, placements, strict=True)]
     views = views and len(boxes) == 1 and decoders[0].is_view(out_dtype)
@@ -233,10 +233,10 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     if layout.strided is not None:
         target = left                       # every block is a pass over the file: as few of them as memory allows
     elif mapped:
-        target = MAPPED_BLOCK_BYTES
+        target = MAPPED_BLOCK_BYTES * parts
     block_frames = max(1, min(target, left // slots) // max(1, frame_staged))
-    if len(boxes) > 1:          # whole tiles; where frames are gathered, as many as there is room for
-        block_frames = depth if layout.strided is None else max(depth, block_frames)
+    if len(boxes) > 1:                      # all boxes of a tile are taken from one block
+        block_frames = max(depth, block_frames)
     if block_frames > depth:
         block_frames = depth if threads and not read_threads else block_frames - block_frames % depth
     return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding,
@@ -344,7 +344,7 @@ class _BoxDecoder:
             return False
         if repair_whole and corrections is not None and corrections.get_excluded_pixels() is not None:
             return True
-        return clip(layout.placements, layout.encoding, layout.sig_shape, box.origin, box.shape) is None
+        return not is_rectangle(layout.sig_shape, box.origin, box.shape)
 
     @classmethod
     def placements(cls, layout: Layout, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> np.ndarray:

@@ -186,6 +186,11 @@ def clip(placements: np.ndarray, encoding: Encoding, sig_shape: tuple[int, ...],
     return np.array(result, dtype=np.int64).reshape(-1, 12)
 
 
+def is_rectangle(sig_shape: tuple[int, ...], origin: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a box is a run of rows times a run of columns, so that placements can be clipped to it."""
+    return _row_range(sig_shape, origin, shape) is not None
+
+
 def _row_range(sig_shape: tuple[int, ...], origin: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int] | None:
     """The box as a run of rows (all sig axes but the last flattened): first row and number of rows."""
     first, count, contiguous = 0, 1, True
@@ -234,41 +239,46 @@ def _within_rows(p: list[int], width: int, encoding: Encoding) -> list[list[int]
 
 
 def _clip_piece(p: list[int], encoding: Encoding, width: int, top: int, height: int, left: int, box_width: int) -> list[list[int]]:
-    """The part of a piece (of `_within_rows`) inside the box."""
+    """The part of a piece (of `_within_rows`) inside the box. Repeats that lie in it whole stay together."""
     y, x = divmod(p[POS], width)
     step = p[ROW_POS] // width if p[ROWS] > 1 else 0
-    if step == 0:
-        kept = range(p[ROWS]) if top <= y < top + height else range(0)
-    else:
-        if step > 0:
-            first, last = -(-(top - y) // step), (top + height - 1 - y) // step
-        else:
-            first, last = -((top + height - 1 - y) // -step), (top - y) // step
-        kept = range(max(0, first), min(p[ROWS] - 1, last) + 1)
-    if not kept:
+    kept = _inside(p[ROWS], y, step, top, top + height)
+    way = -1 if p[REVERSED] else 1
+    lowest = x if way > 0 else x - p[PIXELS] + 1
+    repeats = _inside(p[REPEATS], lowest, p[REP_POS], left - p[PIXELS] + 1, left + box_width)
+    if not kept or not repeats:
         return []
     rows = list(p)
     rows[ROWS] = len(kept)
     rows[SRC] += kept[0] * p[ROW_SRC]
     rows[ROW_POS] = step * box_width
     y += kept[0] * step
-    way = -1 if p[REVERSED] else 1
-    whole = left == 0 and box_width == width
-    repeats = [0] if whole else range(p[REPEATS])
-    result = []
+    result: list[list[int]] = []
+    was_whole = False
     for k in repeats:
-        piece = list(rows)
         run_x = x + k * p[REP_POS]
         cut = max(0, left - run_x) if way > 0 else max(0, run_x - (left + box_width - 1))
         stop = min(p[PIXELS], left + box_width - run_x) if way > 0 else min(p[PIXELS], run_x - left + 1)
-        if stop <= cut:
+        is_whole = stop - cut == p[PIXELS]
+        if is_whole and was_whole:
+            result[-1][REPEATS] += 1
             continue
-        if not whole:
-            skipped = p[SKIPPED] + cut
-            piece[SRC] += k * p[REP_SRC] + skipped // encoding.group_pixels * encoding.group_bytes
-            piece[SKIPPED] = skipped % encoding.group_pixels
-            piece[PIXELS] = stop - cut
-            piece[REPEATS], piece[REP_SRC], piece[REP_POS] = 1, 0, 0
+        piece = list(rows)
+        skipped = p[SKIPPED] + cut
+        piece[SRC] += k * p[REP_SRC] + skipped // encoding.group_pixels * encoding.group_bytes
+        piece[SKIPPED], piece[PIXELS], piece[REPEATS] = skipped % encoding.group_pixels, stop - cut, 1
         piece[POS] = (y - top) * box_width + run_x + way * cut - left
         result.append(piece)
+        was_whole = is_whole
     return result
+
+
+def _inside(count: int, start: int, step: int, low: int, high: int) -> range:
+    """Those i below `count` with ``low <= start + i * step < high``."""
+    if step == 0:
+        return range(count if low <= start < high else 0)
+    if step > 0:
+        first, last = -((start - low) // step), (high - 1 - start) // step
+    else:
+        first, last = -((high - 1 - start) // -step), (start - low) // -step
+    return range(max(0, first), min(count - 1, last) + 1)
