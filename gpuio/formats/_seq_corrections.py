@@ -240,7 +240,8 @@ def _check_repairable(found: Corrections, path: str, sig_shape: tuple[int, int],
     found.metadata["bad_pixels"] = int(np.count_nonzero(bad))
     if count:
         first = ", ".join(f"({i // width}, {i % width})" for i in np.flatnonzero(alone)[:SHOWN].tolist())
-        said = f"{count} bad pixels have no good neighbour to be repaired from, at (y, x) {first}{' and others' if count > SHOWN else ''}"
+        rest = " and others" if count > SHOWN else ""
+        said = f"bad pixels without a good neighbour to be repaired from: {count}, at (y, x) {first}{rest}"
         if not allow:
             raise RepairValueError(f"{path}: {said}. Pass allow_unrepairable=True to leave them as they are")
         found.notes.append(f"{said}: they are left as they are")

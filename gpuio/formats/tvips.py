@@ -241,8 +241,8 @@ def _files(source: Source, paths: Sequence[str], series: Series, notes: list[str
                               frame_header=series.frame_header_bytes, size=size))
         start += n_frames
     if not files:
-        raise TruncatedFile(f"{paths[0]}: {len(paths)} files hold not one whole frame of {series.stride} bytes, "
-                            f"{series.width} x {series.height} pixels of {series.bits} bit")
+        raise TruncatedFile(f"{paths[0]}: no whole frame of {series.stride} bytes, {series.width} x {series.height} pixels of "
+                            f"{series.bits} bit, in this file or those after it")
     return files
 
 

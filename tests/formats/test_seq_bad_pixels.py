@@ -133,7 +133,7 @@ def test_two_bad_rows_can_be_repaired_and_three_cannot():
     with pytest.raises(RepairValueError) as caught:
         parsed(xml('Rows="10-12"'), settings(32, 32))
     assert str(caught.value) == (
-        "/data/a.Config.Metadata.xml: 32 bad pixels have no good neighbour to be repaired from, at (y, x) (11, 0), (11, 1), (11, 2), "
+        "/data/a.Config.Metadata.xml: bad pixels without a good neighbour to be repaired from: 32, at (y, x) (11, 0), (11, 1), (11, 2), "
         "(11, 3), (11, 4) and others. Pass allow_unrepairable=True to leave them as they are")
 
 
@@ -144,11 +144,11 @@ def test_two_bad_rows_can_be_repaired_and_three_cannot():
 ])
 def test_bad_pixels_without_a_good_neighbour_are_counted(defects, alone):
     if alone:
-        with pytest.raises(RepairValueError, match=f": {alone} bad pixels have no good neighbour"):
+        with pytest.raises(RepairValueError, match=f"bad pixels without a good neighbour to be repaired from: {alone}, at"):
             parsed(xml(*defects), settings(32, 32))
     layout = parsed(xml(*defects), settings(32, 32), allow_unrepairable=True)
     assert len(layout.notes) == (alone > 0)
-    assert all(note.startswith(f"{alone} bad pixels") and note.endswith("they are left as they are") for note in layout.notes)
+    assert all(f"repaired from: {alone}, at" in note and note.endswith("they are left as they are") for note in layout.notes)
 
 
 def test_what_cannot_be_repaired_may_stay(tmp_path):
