@@ -31,8 +31,9 @@ from gpuio.tile import DataTile
 CPU_TILE_BYTES = 2 << 20 if cpu_vendor() == "AuthenticAMD" else 512 << 10
 #: The same where other threads decode: handing a tile over costs some 100 us, so that a tile has to be worth it.
 THREADED_TILE_BYTES = 2 << 20
-#: Packed bytes read at a time from the page cache: few system calls, and still decoded from the last-level cache (measured).
-WARM_BLOCK_BYTES = 1 << 20
+#: Packed bytes read at a time from the page cache: few system calls, and still decoded
+#: from the last-level cache (measured). A little over 1 MiB, so that two frames of 512 KiB and their headers fit.
+WARM_BLOCK_BYTES = (1 << 20) + (64 << 10)
 #: Packed bytes read at a time from storage: large enough for its full rate.
 COLD_BLOCK_BYTES = 8 << 20
 #: Packed bytes of a part of frames mapped at a time: address space rather than memory, but touched pages count as resident.
