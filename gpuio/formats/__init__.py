@@ -40,6 +40,7 @@ FORMATS: dict[str, Format] = {
     "k2is": Format("gpuio.formats.k2is", "K2ISDataSet", ("bin", "gtg")),
     "frms6": Format("gpuio.formats.frms6", "FRMS6DataSet", ("frms6", "hdr")),
     "empad": Format("gpuio.formats.empad", "EMPADDataSet", ("xml", "raw")),
+    "dm": Format("gpuio.formats.dm", "DMDataSet", ("dm3", "dm4")),
     "blo": Format("gpuio.formats.blo", "BloDataSet", ("blo",)),
     "mrc": Format("gpuio.formats.mrc", "MRCDataSet", ("mrc",)),
     "ser": Format("gpuio.formats.ser", "SERDataSet", ("ser",)),

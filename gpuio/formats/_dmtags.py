@@ -31,7 +31,7 @@ Sources: public files in the test data of RosettaSciIO and openNCEM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -133,8 +133,14 @@ def is_tag_file(head: bytes) -> bool:
     return flag in (b"\0\0\0\0", b"\0\0\0\1") and is_sorted <= 1 and is_open <= 1
 
 
-def read_tags(source: Source, path: str) -> Tags:
-    """Read all tags of a file; arrays longer than `INLINE_BYTES` are skipped.
+def read_tags(source: Source, path: str, wanted: Callable[[TagPath], bool] | None = None) -> Tags:
+    """Read the tags of a file; arrays longer than `INLINE_BYTES` are skipped.
+
+    Parameters
+    ----------
+    wanted
+        Whether to read the group of this path; None: all. Only version 4 tells where a group ends without reading it, so that
+        groups of version 3 are read in any case.
 
     Raises
     ------
@@ -145,7 +151,7 @@ def read_tags(source: Source, path: str) -> Tags:
     OSError
         The file is missing or may not be read.
     """
-    walker = _Walker(source, path)
+    walker = _Walker(source, path, wanted)
     version = walker.unsigned(4, "version")
     if version not in VERSIONS:
         raise FormatError(f"{path}: not a DigitalMicrograph 3 or 4 file: its version is {version}; expected 3 or 4")
@@ -174,8 +180,8 @@ class _Group:
 class _Walker:
     """Reads a file from front to back through a window."""
 
-    def __init__(self, source: Source, path: str) -> None:
-        self._source, self._path, self._size = source, path, source.size(path)
+    def __init__(self, source: Source, path: str, wanted: Callable[[TagPath], bool] | None) -> None:
+        self._source, self._path, self._size, self._wanted = source, path, source.size(path), wanted
         self._at, self._window, self._window_at = 0, b"", 0
         self._room = MAX_KEPT_BYTES
         self._groups: list[_Group] = []
@@ -211,6 +217,9 @@ class _Walker:
                 if end > self._size:
                     raise self._corrupt(f"a tag of {n_bytes} bytes; the file has {self._size} bytes")
             if kind == GROUP:
+                if end is not None and self._wanted is not None and not self._wanted((*(g.name for g in self._groups[1:]), name)):
+                    self._at, self._name = end, ""
+                    continue
                 if len(self._groups) >= MAX_DEPTH:
                     raise self._corrupt(f"groups nested deeper than {MAX_DEPTH}")
                 self._groups.append(_Group(name, self._group_header(), end=end))

@@ -32,6 +32,7 @@ WRITERS = {
     "frms6": "gpuio.synth.frms6",
     "k2is": "gpuio.synth.k2is",
     "empad": "gpuio.synth.empad",
+    "dm": "gpuio.synth.dm",
     "blo": "gpuio.synth.blo",
     "mrc": "gpuio.synth.mrc",
     "ser": "gpuio.synth.ser",

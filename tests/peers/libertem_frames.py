@@ -24,7 +24,8 @@ with Context.make_with("inline") as ctx:
     for job in json.load(sys.stdin):
         try:
             parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in job["parameters"].items()}
-            ds = ctx.load(job["format"], path=job["path"], **parameters)
+            path = {"path": job["path"]} if "path" in job else {}
+            ds = ctx.load(job["format"], **path, **parameters)
             frames = ctx.run_udf(ds, PickUDF(), roi=np.ones(ds.shape.nav, dtype=bool))["intensity"].data
             np.savez(job["result"], frames=frames, nav=tuple(ds.shape.nav), sig=tuple(ds.shape.sig))
         except BaseException as error:
@@ -38,7 +39,7 @@ def read(jobs: list[dict[str, Any]]) -> list[dict[str, np.ndarray]]:
     Parameters
     ----------
     jobs
-        Each with `format`, `path`, `parameters` of load, and `result`, the ``.npz`` file to write.
+        Each with `format`, `path` (unless `parameters` name files), `parameters` of load, and `result`, the ``.npz`` file to write.
 
     Returns
     -------
