@@ -293,6 +293,8 @@ def _cut(m: np.ndarray, box: Slice, name: str) -> np.ndarray:
 
 def _narrowest(m: np.ndarray) -> np.ndarray:
     """A map as flat float32 if that keeps each value, else float64."""
+    if np.can_cast(m.dtype, np.float32):        # without looking: comparing takes longer than decoding a large frame
+        return m.astype(np.float32, copy=False).ravel()
     wide = m.astype(np.float64).ravel()
     with np.errstate(over="ignore"):
         narrow = wide.astype(np.float32)
