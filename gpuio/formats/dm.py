@@ -256,9 +256,9 @@ def _images(source: Source, path: str, *, brief: bool = False) -> tuple[int, lis
 
 
 def _is_needed(group: TagPath) -> bool:
-    """Whether a group of tags helps to find pixels."""
+    """Whether a group of tags helps to find pixels, and to tell images from spectrum images."""
     if group[0] == "ImageList":
-        return len(group) < 3 or (group[2] == "ImageData" and (len(group) == 3 or group[3] == "Dimensions"))
+        return group[2:] in ((), ("ImageData",), ("ImageData", "Dimensions"), ("ImageTags",), ("ImageTags", "Meta Data"))
     return group[0] == "Thumbnails"
 
 
@@ -418,7 +418,10 @@ class DMDataSet(DataSet):
                                    + ("neither is given" if path is None else "both are given"))
         given = path if files is None else files
         # A list of one file is that file: a scan in it is no stack of images.
-        names = [os.fsdecode(given)] if isinstance(given, (str, bytes, os.PathLike)) else [os.fsdecode(name) for name in given]
+        try:
+            names = [os.fsdecode(name) for name in ([given] if isinstance(given, (str, bytes, os.PathLike)) else given)]
+        except TypeError:
+            raise DataSetException(f"files is {given!r}; expected a list of paths, or one path") from None
         self._path = names[0] if len(names) == 1 else names
         self._same_offset = same_offset
         self._nav_shape = nav_or_sig_shape(renamed("scan_size", scan_size, "nav_shape", nav_shape), "nav_shape")

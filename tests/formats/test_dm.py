@@ -238,6 +238,16 @@ def test_files_that_differ_are_refused_by_name(other, message):
         parse_stack(files, ["a.dm4", "b.dm4"])
 
 
+@pytest.mark.parametrize("version", [3, 4])
+def test_spectrum_images_have_no_place_in_a_list(version):
+    dm = Dm(version)
+    kind = dm.group("Meta Data", dm.text("Format", "Spectrum image"))
+    stack = random_items(30, (3, *SIG), "u2")
+    files = Files({"a": dm.file(dm.image(stack)), "b": dm.file(dm.image(stack, tags=[kind]))})
+    with pytest.raises(DataSetException, match=r"^b: image 0 is a scan of shape \(3, 7, 11\)"):
+        parse_stack(files, ["a", "b"])
+
+
 def test_lists_that_are_none_are_refused():
     dm = Dm()
     files = Files({"a.dm4": dm.file(dm.image(random_items(26, SIG, "u2"))), "b.dm4": dm.file(dm.image(random_items(26, (2, *SIG), "u2")))})
@@ -319,7 +329,8 @@ def test_arguments_messages_recognition_and_copies(tmp_path):
     assert_same(gpuio.load("dm", device="cpu", **found["parameters"])[...], frames)
     with pytest.warns(FutureWarning, match="scan_size is deprecated"):
         assert tuple(gpuio.load("dm", [path], (2, 3), device="cpu").shape) == (2, 3, *SIG)
-    for arguments, what in (({}, "neither is given"), ({"files": [path], "path": path}, "both are given")):
+    for arguments, what in (({}, "neither is given"), ({"files": [path], "path": path}, "both are given"), ({"files": 5}, "^files is 5;"),
+                            ({"files": [path, None]}, "expected a list of paths")):
         with pytest.raises(DataSetException, match=what):
             DMDataSet(**arguments)
     convert = DMDataSet.get_msg_converter()()

@@ -109,6 +109,13 @@ def test_paths_order_and_unnamed_entries(version):
     assert found.below("List", "1") == {("x",): 3} and found.below("b") == {}
 
 
+def test_groups_that_are_not_wanted_are_skipped_where_sizes_tell_their_end():
+    for version, expected in ((4, {("a", "x"): 1, ("c",): 4}), (3, {("a", "x"): 1, ("a", "b", "y"): 2, ("b", "z"): 3, ("c",): 4})):
+        content = tag_file(group("a", tag("x", 1, version), group("b", tag("y", 2, version), version=version), version=version),
+                           group("b", tag("z", 3, version), version=version), tag("c", 4, version), version=version)
+        assert read_tags(Files({"f": content}), "f", lambda path: path == ("a",)).values == expected
+
+
 def test_strings_of_version_4_are_as_long_as_their_entry():
     assert values(tag_file(tag("s", infos(4, 18, 3) + b"a\xb5b")))[("s",)] == "aµb"
     assert values(tag_file(tag("s", infos(4, 18, 3) + "aµb".encode("utf-16-le"))))[("s",)] == "aµb"
