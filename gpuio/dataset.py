@@ -24,6 +24,7 @@ from gpuio.layout import Layout
 from gpuio.messages import JobExecutor, MessageConverter, TaskCommHandler, WorkerContext, message_schema
 from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
+from gpuio.pipeline import in_place
 from gpuio.shape import Shape, Slice
 from gpuio.source import HostFiles, Source
 
@@ -259,8 +260,7 @@ class DataSet(PixelAccess):
         from gpuio.io import choose
 
         files = self.layout.numbered_files()[0] if self.layout.strided is None else []
-        in_place = self.device == "cpu" and self.layout.is_sequential
-        return choose([f.path for f in files], [f.size for f in files], in_place=in_place)
+        return choose([f.path for f in files], [f.size for f in files], in_place=self.device == "cpu" and in_place(self.layout))
 
     def explain(self, **options: Any) -> Explanation:
         """Which way the bytes take on this machine, why not a better one, and what limits the rate; print it.

@@ -126,7 +126,8 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     out_dtype = output_dtype(layout.dtype, dtype, corrections)
     whole = Box((0,) * len(layout.sig_shape), layout.sig_shape)
     boxes = [whole] if boxes is None else list(boxes)
-    placements = [_BoxDecoder.placements(layout, box, corrections, repair_whole) for box in boxes]
+    table = layout.placements
+    placements = [_BoxDecoder.placements(layout, table, box, corrections, repair_whole) for box in boxes]
     table = np.concatenate(placements) if len(boxes) > 1 else placements[0]
     sizes = stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=memory, threads=threads, cold=cold)
     edges = _tile_edges(nav, sizes.depth)
@@ -163,7 +164,7 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
     if not len(positions):
         return
     wanted = frames[positions]
-    rows = _BoxDecoder.placements(layout, box, corrections, True)
+    rows = _BoxDecoder.placements(layout, layout.placements, box, corrections, True)
     decoder = _BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True)
     sizes = stream_sizes(layout, engine, backend, wanted, rows, [box], out.dtype, depth=1, memory=memory, threads=0, cold=cold)
     runs = _tile_edges(positions, len(frames))          # neighbours in `out`
@@ -181,6 +182,11 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
                 decode(pos - block.base, stop - pos, at=int(positions[pos]))
                 run += stop == bounds[run + 1]
                 pos = stop
+
+
+def in_place(layout: Layout) -> bool:
+    """Whether frames in the page cache are better decoded where they lie: if taken front to back, or too large for the CPU's cache."""
+    return layout.is_sequential or int(np.diff(spans(layout.placements, layout.encoding, len(layout.parts))).sum()) > WARM_BLOCK_BYTES
 
 
 def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
@@ -348,9 +354,8 @@ class _BoxDecoder:
         return not is_rectangle(layout.sig_shape, box.origin, box.shape)
 
     @classmethod
-    def placements(cls, layout: Layout, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> np.ndarray:
-        """What a decoder of this box takes from the frame."""
-        whole = layout.placements
+    def placements(cls, layout: Layout, whole: np.ndarray, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> np.ndarray:
+        """What a decoder of this box takes from the frame, whose own placements are `whole`."""
         if box.shape == layout.sig_shape or cls._needs_crop(layout, box, corrections, repair_whole):
             return whole
         clipped = clip(whole, layout.encoding, layout.sig_shape, box.origin, box.shape)

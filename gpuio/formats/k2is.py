@@ -284,5 +284,9 @@ class K2ISDataSet(DataSet):
     def get_supported_extensions(cls) -> set[str]:
         return {"bin", "gtg"}
 
+    def get_base_shape(self, roi: np.ndarray | None) -> tuple[int, ...]:
+        """Half a sector, the largest rectangle whose bytes follow each other."""
+        return (1, BLOCK_HEIGHT, SECTOR_WIDTH) if tuple(self.shape.sig) == SIG_SHAPE else super().get_base_shape(roi)
+
     def get_cache_key(self) -> dict[str, Any]:
         return {**super().get_cache_key(), "every_block": self._every_block}

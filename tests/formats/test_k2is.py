@@ -310,6 +310,12 @@ def test_any_file_opens_the_capture_and_it_pickles_small(scan):
     assert len(ds.files) == 8 and ds.check_valid()
 
 
+def test_negotiated_tiles_are_made_of_half_sectors(scan):
+    ds = gpuio.load("k2is", path=scan[0][0], device="cpu")
+    assert ds.get_base_shape(None) == (1, 930, 256)
+    assert gpuio.load("k2is", path=scan[0][0], sig_shape=(3720, 1024)).get_base_shape(None) == (1, 1, 1024)
+
+
 def test_shapes_and_offsets_that_do_not_fit_are_refused(scan):
     paths, frames = scan
     with pytest.raises(ShapeError, match=r"sig_shape \(1860, 2047\) has 3807420 pixels; the stored frames \(1860, 2048\) have 3809280"):

@@ -174,3 +174,18 @@ def test_blank_frames_are_refused():
     layout = plain_layout([3])
     with pytest.raises(ValueError, match="blank"):
         make_plan(layout, np.array([0, 3]), np.array([0, 2]), layout.placements)
+
+
+def test_repeats_that_lie_in_a_box_whole_stay_together() -> None:
+    encoding = Encoding("mib_r12", np.dtype("u2"), 8, 4)
+    table = placement_table([Piece(40, 28, 4, rows=5, row_src=8, row_pos=32, repeats=8, rep_src=80, rep_pos=-4)])
+    clipped = clip(table, encoding, (5, 32), (1, 6), (3, 21))
+    # Columns 6 ... 26: of the blocks from column 24 down to 4, the first and the last are cut.
+    assert clipped is not None
+    assert clipped[:, REPEATS].tolist() == [1, 4, 1]
+    assert clipped[:, PIXELS].tolist() == [3, 4, 2]
+    assert clipped[:, SRC].tolist() == [128, 208, 528]
+    assert clipped[:, POS].tolist() == [18, 14, 0]
+    assert clipped[:, SKIPPED].tolist() == [0, 0, 2]
+    whole, cut = destinations(table, encoding, 160), destinations(clipped, encoding, 63)
+    assert cut == {y * 21 + x: whole[(1 + y) * 32 + 6 + x] for y in range(3) for x in range(21)}
