@@ -42,9 +42,10 @@ def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBa
         A backend or its id, taken if it can be used. Unbuffered reading is never chosen unasked: it makes every second
         reading as slow as the first.
     in_place
-        Whether the caller can decode bytes where they lie in the page cache, and takes them front to back. Then files that
-        are there, on a file system of this machine, are mapped: that saves a copy, which is a fifth to a third of the time
-        (measured). Bytes taken in another order are better copied first.
+        Whether the caller can decode bytes where they lie in the page cache, and takes them front to back, or so many at a
+        time that a copy would not stay in the CPU's cache. Then files that are there, on a file system of this machine, are
+        mapped: that saves a copy, which is a fifth to a third of the time (measured). A few bytes taken in another order
+        are better copied first.
 
     Raises
     ------
