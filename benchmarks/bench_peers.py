@@ -20,6 +20,8 @@ import gpuio
 from benchmarks.measure import interleaved, table
 
 RAW_BYTES = 48 << 20
+#: Dark and gain reference of 256 x 256 pixels.
+REFERENCES = dict(zip(("dark", "gain"), np.random.default_rng(2).gamma(4, 0.25, (2, 256, 256)).astype(np.float32), strict=True))
 #: name, format, writer's options, bits a pixel of the detector, sig shape, least ratio over LiberTEM that we want to see
 CASES: list[tuple[str, str, dict[str, Any], int, tuple[int, int], float]] = [
     ("mib r1", "mib", {"kind": "R1"}, 1, (256, 256), 5),
@@ -37,6 +39,9 @@ CASES: list[tuple[str, str, dict[str, Any], int, tuple[int, int], float]] = [
     ("blo u16", "blo", {"bits": 16}, 16, (256, 256), 1),
     ("ser u16", "ser", {"dtype": "u2"}, 16, (256, 256), 1),
     ("mrc u16", "mrc", {"mode": 6}, 16, (256, 256), 1),
+    ("seq u16 dark gain", "seq", REFERENCES, 16, (256, 256), 3),
+    ("seq u8 dark gain", "seq", {"depth": 8, **REFERENCES}, 8, (256, 256), 3),
+    ("tvips u16", "tvips", {}, 16, (256, 256), 1.7),
     ("frms6 bin 4", "frms6", {"dark": 100, "binning": 4}, 4, (264, 264), 6),
 ]
 
@@ -56,7 +61,8 @@ def make(folder: Path, case: tuple[str, str, dict[str, Any], int, tuple[int, int
             yield np.repeat(rng.integers(0, top, (min(64, n - first), height // rows, width), dtype=np.uint32), rows, axis=1)
 
     nav = (n // 8, 8)
-    path = synth.write(fmt, str(folder / f"scan.{fmt}"), frames(), nav_shape=nav, sig_shape=(height, width), **options)[-1]
+    paths = synth.write(fmt, str(folder / f"scan.{fmt}"), frames(), nav_shape=nav, sig_shape=(height, width), **options)
+    path = [path for path in paths if path.endswith((".raw", f".{fmt}"))][-1]
     load: dict[str, Any] = {"nav_shape": nav}
     if fmt == "raw":
         load |= {"sig_shape": (height, width), "dtype": options["dtype"]}
@@ -135,12 +141,15 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
 
 
 def measure_views(rounds: int = 9) -> list[dict[str, object]]:
-    """Native tiles beside slices of `np.memmap`, opening included on both sides: every byte touched, or copied out."""
+    """Tiles beside slices of `np.memmap`, opening included on both sides: every byte touched, copied out, or converted."""
     with tempfile.TemporaryDirectory() as folder:
         npy = str(Path(folder) / "scan.npy")
         np.save(npy, np.random.default_rng(1).integers(0, 4096, (2048, 256, 256), dtype=np.uint16))
         frame = np.dtype([("pixels", "<f4", (128, 128)), ("footer", "V1024")])
         _, raw, _ = make(Path(folder), ("empad", "empad", {}, 32, (128, 128), 1))
+        tvips_frame = np.dtype([("header", "V108"), ("pixels", "<u2", (256, 256))])
+        _, tvips, _ = make(Path(folder), ("tvips", "tvips", {}, 16, (256, 256), 1))
+        wide = np.empty((16, 256, 256), dtype=np.float32)
         out = np.empty((64, 128, 128), dtype=np.float32)
 
         def npy_ours() -> int:
@@ -161,8 +170,22 @@ def measure_views(rounds: int = 9) -> list[dict[str, object]]:
                 np.copyto(out[:len(array[i:i + len(out)])], array[i:i + len(out)])
             return float(out.sum())
 
+        def tvips_ours() -> list[float]:
+            return [float(tile.data[-1, -1, -1]) for tile in gpuio.open(tvips, device="cpu").tiles(dtype="float32", depth=len(wide))]
+
+        def tvips_theirs() -> list[float]:
+            array, last = np.memmap(tvips, dtype=tvips_frame, mode="r", offset=256)["pixels"], []
+            for i in range(0, len(array), len(wide)):
+                np.copyto(wide[:len(array[i:i + len(wide)])], array[i:i + len(wide)])
+                last.append(float(wide[len(array[i:i + len(wide)]) - 1, -1, -1]))
+            return last
+
         rows: list[dict[str, object]] = []
-        for name, path, ours, theirs in (("npy native", npy, npy_ours, npy_theirs), ("empad copied", raw, empad_ours, empad_theirs)):
+        cases: list[tuple[str, str, Callable[[], object], Callable[[], object]]] = [
+            ("npy native", npy, npy_ours, npy_theirs), ("empad copied", raw, empad_ours, empad_theirs),
+            ("tvips u16 to float32", tvips, tvips_ours, tvips_theirs),
+        ]
+        for name, path, ours, theirs in cases:
             assert ours() == theirs()
             times = interleaved({"gpuio": ours, "memmap": theirs}, rounds)
             size = raw_bytes(path) / 1e6

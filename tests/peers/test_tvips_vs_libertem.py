@@ -5,7 +5,7 @@ LiberTEM reads all of these right. Where it does not:
 ==========================================  =====================================================================================
 case                                        LiberTEM
 ==========================================  =====================================================================================
-frame headers shorter than 108 bytes        reads on into the pixels, IndexError
+frame headers shorter than 108 bytes        takes pixels for scan positions; IndexError at the end of a file
 opened by another file than the first       "Unknown TVIPS header version"
 scan that starts after the first file       IndexError: headers are looked for in the first file, frames counted in all
 ``scan_split_000.tvips`` beside             taken as a member of ``scan``
