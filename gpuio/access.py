@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuio import pipeline
+from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
 from gpuio.errors import ShapeError
 from gpuio.geometry.selection import flat_indices, selected_frames
-from gpuio.pipeline import Box
+from gpuio.sizing import output_dtype
 from gpuio.tile import DataTile
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class PixelAccess:
         backend, cold, _ = self._transport()
         corrections = self._corrections(corrections)
         yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, depth=depth, memory=memory, corrections=corrections,
-                                  dtype=pipeline.output_dtype(self.dtype, dtype, corrections), threads=threads, cold=cold)
+                                  dtype=output_dtype(self.dtype, dtype, corrections), threads=threads, cold=cold)
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
         return self.get_correction_data() if corrections is None else corrections
@@ -117,7 +118,7 @@ class PixelAccess:
         corrections = self._corrections(corrections)
         shape = tuple(self.shape.sig) if box is None else box.shape
         engine = self.engine
-        out = engine.zeros((len(nav), *shape), pipeline.output_dtype(self.dtype, dtype, corrections))
+        out = engine.zeros((len(nav), *shape), output_dtype(self.dtype, dtype, corrections))
         backend, cold, _ = self._transport()
         pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
                              memory=memory, cold=cold)
@@ -136,7 +137,7 @@ class PixelAccess:
         """
         nav, frames = self._selected(roi)
         corrections = self._corrections(corrections)
-        dtype = pipeline.output_dtype(self.dtype, None, corrections)
+        dtype = output_dtype(self.dtype, None, corrections)
         wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
         total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
         engine = self.engine

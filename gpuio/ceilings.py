@@ -21,7 +21,7 @@ from gpuio.layout import Layout, spans
 
 if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
-    from gpuio.pipeline import Sizes
+    from gpuio.sizing import Sizes
 
 #: Bytes that are read at most; more than that only if a single block is larger.
 SAMPLE_BYTES = 256 << 20

@@ -24,8 +24,8 @@ from gpuio.layout import Layout
 from gpuio.messages import JobExecutor, MessageConverter, TaskCommHandler, WorkerContext, message_schema
 from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
-from gpuio.pipeline import in_place
 from gpuio.shape import Shape, Slice
+from gpuio.sizing import in_place
 from gpuio.source import HostFiles, Source
 
 if TYPE_CHECKING:

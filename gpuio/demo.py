@@ -23,7 +23,7 @@ import gpuio
 from gpuio import preview, synth
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import resolve_device
-from gpuio.pipeline import parse_bytes
+from gpuio.sizing import parse_bytes
 
 if TYPE_CHECKING:
     from gpuio.dataset import DataSet

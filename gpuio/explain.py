@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuio import pipeline
+from gpuio.boxes import Box
 from gpuio.engine import why_no_cuda
 from gpuio.geometry.plan import make_plan
 from gpuio.io import resident_fraction
 from gpuio.io.backends import DirectBackend
 from gpuio.io.choice import NETWORK, file_system
+from gpuio.sizing import Sizes, block_edges, output_dtype, parse_bytes, stream_sizes, tile_edges
 
 if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
@@ -251,11 +252,11 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     facts = Facts.of(ds) if facts is None else facts
     layout, (nav, frames) = ds.layout, ds._selected(roi)
     corrections = ds._corrections(corrections)
-    to = pipeline.output_dtype(layout.dtype, dtype, corrections)
-    whole = pipeline.Box((0,) * len(layout.sig_shape), layout.sig_shape)
-    sizes = pipeline.stream_sizes(layout, _named(facts.device), facts.transport, frames, layout.placements, [whole], to,
-                                  depth=depth, memory=memory, threads=threads, cold=facts.cold)
-    edges = pipeline._block_edges(pipeline._tile_edges(nav, sizes.depth), sizes.block_frames)
+    to = output_dtype(layout.dtype, dtype, corrections)
+    whole = Box((0,) * len(layout.sig_shape), layout.sig_shape)
+    sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, layout.placements, [whole], to,
+                         depth=depth, memory=memory, threads=threads, cold=facts.cold)
+    edges = block_edges(tile_edges(nav, sizes.depth), sizes.block_frames)
     if layout.strided is not None:          # each block is a pass over the file
         frame_bytes, extents = layout.sig_size * layout.dtype.itemsize, np.zeros((0, 4), dtype=np.int64)
         needed, block_bytes = len(frames) * frame_bytes, min(sizes.block_frames, len(frames)) * frame_bytes
@@ -273,12 +274,12 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         extents=None if layout.strided is not None else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
         tile_frames=sizes.depth, tile_bytes=sizes.depth * layout.sig_size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
-        memory_bytes=sizes.memory_bytes, memory_budget=pipeline.parse_bytes(memory),
+        memory_bytes=sizes.memory_bytes, memory_budget=parse_bytes(memory),
         stages=tuple(_stages(facts, read, needed, len(frames) * layout.sig_size * to.itemsize, threads, sizes.read_threads > 0, rates)),
         overlapping=facts.device != "cpu" or sizes.read_threads > 0, measured=rates)
 
 
-def _measured(ds: DataSet, facts: Facts, frames: np.ndarray, edges: np.ndarray, sizes: pipeline.Sizes, dtype: np.dtype,
+def _measured(ds: DataSet, facts: Facts, frames: np.ndarray, edges: np.ndarray, sizes: Sizes, dtype: np.dtype,
               corrections: CorrectionSet | None) -> dict[str, float]:
     """Rates of this machine in GB/s by the name of the stage, and of copying memory."""
     from gpuio import ceilings

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuio import pipeline
+from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine
 from gpuio.fileset import FileSet
@@ -177,7 +178,7 @@ class BasePartition(Partition):
             yield from self._get_tiles_by_range(scheme, dtype, roi)
             return
         nav, frames = self._selected(roi)
-        boxes = [pipeline.Box(tuple(s.origin), tuple(s.shape), index) for index, s in scheme.slices]
+        boxes = [Box(tuple(s.origin), tuple(s.shape), index) for index, s in scheme.slices]
         yield from pipeline.tiles(
             self._layout, self._engine, self._io_backend, nav, frames, boxes=boxes, dtype=dtype, depth=scheme.depth,
             corrections=self._corrections, repair_whole=False, memory=_TILES_MEMORY, views=roi is None,

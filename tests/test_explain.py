@@ -20,7 +20,7 @@ from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.explain import ASSUMED, Facts, size_text
 from gpuio.io.backends import BufferedBackend, DirectBackend, IOBackend, MMapBackend
 from gpuio.io.base import Extent
-from gpuio.pipeline import parse_bytes
+from gpuio.sizing import parse_bytes
 
 NAV, SIG = (7, 13), (11, 17)
 FRAME_BYTES = 2 * 11 * 17
@@ -337,10 +337,10 @@ def test_reading_is_sampled_in_the_middle_and_bounded(recorded: Any, monkeypatch
     monkeypatch.setattr(ceilings, "SAMPLE_BYTES", 20 * FRAME_BYTES)
     options: dict[str, Any] = {"memory": 100 * FRAME_BYTES, "depth": 4, "measure": True, "dtype": "float32"}
     if isinstance(backend, MMapBackend):
-        monkeypatch.setattr("gpuio.pipeline.MAPPED_BLOCK_BYTES", 8 * FRAME_BYTES)
+        monkeypatch.setattr("gpuio.sizing.MAPPED_BLOCK_BYTES", 8 * FRAME_BYTES)
         recorded._transport = lambda: (backend, False, "asked for")
     else:
-        monkeypatch.setattr("gpuio.pipeline.WARM_BLOCK_BYTES", 8 * FRAME_BYTES)
+        monkeypatch.setattr("gpuio.sizing.WARM_BLOCK_BYTES", 8 * FRAME_BYTES)
     found = recorded.explain(**options)
     seen = recorded._io_backend.seen
     sizes = [size for _, _, size, _ in seen]

@@ -10,8 +10,10 @@ import pytest
 
 from gpuio import pipeline
 from gpuio.base import BufferedBackend, CorrectionSet, DirectBackend, MMapBackend, TilingScheme
+from gpuio.boxes import Box
 from gpuio.errors import MemoryBudgetError, ReadError, ShapeError
 from gpuio.shape import Shape
+from gpuio.sizing import parse_bytes
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
 from tests.reference_engine import ReferenceEngine
 
@@ -78,13 +80,13 @@ def test_a_budget_below_one_frame_names_what_would_do(tmp_path):
 
 @pytest.mark.parametrize("text, value", [("2 GiB", 2 << 30), ("500 MB", 500_000_000), ("1.5k", 1500), (4096, 4096), ("64MiB", 64 << 20)])
 def test_memory_sizes_in_words(text, value):
-    assert pipeline.parse_bytes(text) == value
+    assert parse_bytes(text) == value
 
 
 @pytest.mark.parametrize("text", ["lots", "-1 GiB", 0, "3 GiBs"])
 def test_memory_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="memory size"):
-        pipeline.parse_bytes(text)
+        parse_bytes(text)
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.id)
@@ -202,7 +204,7 @@ def test_excluded_pixels_are_repaired_in_whole_frames_before_a_crop(tmp_path):
         expected[:, y, x] = np.array([frames[:, a, b].astype("f8") for a, b in around]).sum(axis=0) / len(around)
     got = np.concatenate([np.array(t.data) for t in ds.tiles(corrections=cs)])
     np.testing.assert_array_equal(got, expected)
-    box = pipeline.Box((4, 1), (5, 9))
+    box = Box((4, 1), (5, 9))
     np.testing.assert_array_equal(ds.read(np.arange(20), box=box, corrections=cs), expected[:, 4:9, 1:10])
 
 

@@ -1,0 +1,181 @@
+"""How a stream divides its memory: frames of a tile, frames of a block, slots, and where tiles and blocks end. Pure arithmetic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuio.boxes import CPU_TILE_BYTES, Box
+from gpuio.corrections import CorrectionSet
+from gpuio.engine import Engine
+from gpuio.errors import MemoryBudgetError
+from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT
+from gpuio.io.gather import PIECE_BYTES, PIECES
+from gpuio.layout import Layout, spans
+
+#: The same where other threads decode: handing a tile over costs some 100 us, so that a tile has to be worth it.
+THREADED_TILE_BYTES = 2 << 20
+#: Packed bytes read at a time from the page cache: few system calls, and still decoded
+#: from the last-level cache (measured). A little over 1 MiB, so that two frames of 512 KiB and their headers fit.
+WARM_BLOCK_BYTES = (1 << 20) + (64 << 10)
+#: Packed bytes read at a time from storage: large enough for its full rate.
+COLD_BLOCK_BYTES = 8 << 20
+#: Packed bytes of a part of frames mapped at a time: address space rather than memory, but touched pages count as resident.
+MAPPED_BLOCK_BYTES = 32 << 20
+#: Output of a tile on a device: enough frames that launches and copies run at full rate.
+DEVICE_TILE_BYTES = 128 << 20
+DEFAULT_MEMORY = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How a stream uses its memory."""
+
+    depth: int              # frames of a tile
+    block_frames: int       # frames of a block
+    slots: int              # staging buffers
+    read_threads: int
+    gap: int
+    memory_bytes: int       # staging and output together, at most
+    piece_bytes: int = 0    # of the file at a time, where frames are gathered
+
+
+def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) -> int:
+    """Bytes from a number or a text such as ``"2 GiB"``, ``"500 MB"``.
+
+    Raises
+    ------
+    ValueError
+        Not a positive size.
+    """
+    if value is None:
+        return default
+    size = value
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kMGT]?)(i?)B?\s*", value, flags=re.IGNORECASE)
+        if match is None:
+            raise ValueError(f"memory size {value!r} is not understood; expected for example '2 GiB'")
+        number, prefix, binary = match.groups()
+        size = float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " ")
+    if isinstance(size, str) or not size > 0:
+        raise ValueError(f"memory size {value!r} is not positive")
+    return int(size)
+
+
+def in_place(layout: Layout) -> bool:
+    """Whether frames in the page cache are better decoded where they lie: if taken front to back, or too large for the CPU's cache."""
+    return layout.is_sequential or int(np.diff(spans(layout.placements, layout.encoding, len(layout.parts))).sum()) > WARM_BLOCK_BYTES
+
+
+def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
+    """dtype of tiles: as asked; native without a wish; wide enough for corrections if there are any."""
+    if dtype is not None:
+        return np.dtype(dtype)
+    if corrections is not None and corrections.have_corrections():
+        return np.result_type(np.float32, native)
+    return np.dtype(native)
+
+
+def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, placements: np.ndarray, boxes: Sequence[Box],
+                 dtype: np.dtype, *, depth: int | None, memory: int | str | None, threads: int, cold: bool) -> Sizes:
+    """Divide the memory budget among staging and output.
+
+    Raises
+    ------
+    MemoryBudgetError
+        One frame does not fit; the message says how much memory would.
+    """
+    budget = parse_bytes(memory)
+    on_device = engine.name != "cpu"
+    frame_out = max(int(np.prod(box.shape)) for box in boxes) * dtype.itemsize
+    parts = max(1, len(layout.parts))
+    needed = np.diff(spans(placements, layout.encoding, len(layout.parts)))[:, 0]       # bytes of a frame, for each part
+    span = int(needed.sum()) if layout.parts else layout.sig_size * layout.dtype.itemsize
+    gap, between = _gap(layout, frames, needed)
+    mapped = backend.id == "mmap" and not on_device and layout.strided is None
+    frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
+    slots, read_threads = (3, 3) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
+    outputs = threads + 1 if threads else 1
+    if not read_threads:
+        slots = outputs         # each decoding thread reads its own block
+    piece_bytes = 0
+    if layout.strided is not None:
+        slots, read_threads = 1, max(1, read_threads)
+        piece_bytes = min(PIECE_BYTES, budget // 8)
+    padding = slots * STAGING_ALIGNMENT * parts + PIECES * piece_bytes
+    share = 0 if mapped else slots * frame_staged
+    least = frame_out * outputs + share + padding
+    if budget < least:
+        raise MemoryBudgetError(f"{_name(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
+                                f"({outputs} x {frame_out} bytes of output, {slots} x {0 if mapped else frame_staged} bytes of staging)")
+    if depth is None:
+        wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES
+        target = min(wished, budget // (2 * outputs))
+        depth = max(1, min(target // frame_out, len(frames) or 1))
+    depth = max(1, min(depth, len(frames) or 1))
+    left = budget - depth * frame_out * outputs - padding
+    target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads or threads else WARM_BLOCK_BYTES
+    if layout.strided is not None:
+        target = left                       # every block is a pass over the file: as few of them as memory allows
+    elif mapped:
+        target = MAPPED_BLOCK_BYTES * parts
+    block_frames = max(1, min(target, left // slots) // max(1, frame_staged))
+    if len(boxes) > 1:                      # all boxes of a tile are taken from one block
+        block_frames = max(depth, block_frames)
+    if block_frames > depth:
+        block_frames = depth if threads and not read_threads else block_frames - block_frames % depth
+    return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding,
+                 piece_bytes)
+
+
+def _gap(layout: Layout, frames: np.ndarray, needed: np.ndarray) -> tuple[int, int]:
+    """Widest gap to read along, and the bytes between frames that this costs at most for each; `needed` is int64[parts]."""
+    if not layout.parts:
+        return 0, 0
+    headers = np.array([part[0].frame_header + part[0].frame_footer for part in layout.parts], dtype=np.int64)
+    if len(frames) > 1 and not bool((np.diff(frames) == 1).all()):
+        gap = int(max(min(MERGE_GAP, needed.sum()), headers.max()))     # scattered frames: never read more than twice what is needed
+        return gap, gap * int((needed > 0).sum())
+    between = np.diff(spans(layout.placements, layout.encoding, len(layout.parts)))[:, 0] - needed + headers
+    gap = int(max(MERGE_GAP, headers.max()))
+    return gap, int(between[(needed > 0) & (between <= gap)].sum())
+
+
+def _name(layout: Layout) -> str:
+    if layout.strided is not None:
+        return layout.strided.path
+    return layout.parts[0][0].path
+
+
+def tile_edges(nav: np.ndarray, depth: int) -> np.ndarray:
+    """Boundaries of tiles of at most `depth` frames that do not cross a jump of `nav`: int64[n_tiles + 1]."""
+    n = len(nav)
+    if n == 0:
+        return np.zeros(1, dtype=np.int64)
+    runs = np.concatenate(([0], np.flatnonzero(np.diff(nav) != 1) + 1, [n])).astype(np.int64)
+    return _split(runs, depth)
+
+
+def _split(edges: np.ndarray, size: int) -> np.ndarray:
+    """`edges` with further ones, so that no interval is longer than `size`."""
+    counts = -(-np.diff(edges) // size)
+    first = np.repeat(edges[:-1], counts)
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.append(first + within * size, edges[-1]).astype(np.int64)
+
+
+def block_edges(tiles: np.ndarray, block_frames: int) -> np.ndarray:
+    """Boundaries of blocks: several whole tiles a block, or several blocks a tile."""
+    if len(tiles) < 2:
+        return tiles
+    lengths = np.diff(tiles)
+    if int(lengths.max()) >= block_frames:
+        return _split(tiles, block_frames)
+    # Greedy filling in one vectorised step: a tile opens a block when the grid of block_frames is crossed.
+    index = tiles[:-1] // block_frames
+    opens = np.flatnonzero(np.concatenate(([True], index[1:] != index[:-1])))
+    return np.append(tiles[opens], tiles[-1])
