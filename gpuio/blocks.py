@@ -109,6 +109,7 @@ class BlockReader:
                  deferred: bool = False, piece_bytes: int = 0) -> None:
         self._layout, self._engine, self._frames, self._edges = layout, engine, frames, edges
         self._placements, self._gap = placements, gap
+        self._on_device = False                 # whether the transport ends in the engine's memory
         self._closers: list[Callable[[], None]] = []
         if layout.strided is not None:
             from gpuio.io.gather import GatherReader
@@ -119,6 +120,7 @@ class BlockReader:
             files = layout.numbered_files()[0]
             self._reader = backend.open([f.path for f in files], [f.size for f in files])
             self._alignment, self._mapped = backend.alignment, engine.name == "cpu" and hasattr(self._reader, "map")
+            self._on_device = backend.memory == "device"
         self._closers.append(self._reader.close)
         self._ahead: Any = None
         if threads and not self._mapped:
@@ -165,7 +167,7 @@ class BlockReader:
             block = started.popleft()
             if block.slot.pending is not None:
                 block.slot.pending.wait()
-            if block.slot.staging is not None and not self._mapped and self._layout.strided is None:
+            if block.slot.staging is not None and not (self._mapped or self._on_device) and self._layout.strided is None:
                 block.slot.staging.push(block.used_bytes)
             yield block
             idle.append(block.slot)
@@ -205,12 +207,16 @@ class BlockReader:
             slot.bound.clear()
             slot.staging = self._staging(plan.staging_bytes)
         if self._ahead is not None:
-            slot.pending = self._ahead.submit(extents, slot.staging.host)
+            slot.pending = self._ahead.submit(extents, self._target(slot))
         elif self._deferred:
             block.fill = lambda: self._fill(block, extents)
         else:
             self._fill(block, extents)
         return block
+
+    def _target(self, slot: Slot) -> Any:
+        """Where the transport puts bytes."""
+        return slot.staging.device if self._on_device else slot.staging.host
 
     def _staging(self, n_bytes: int) -> Any:
         if self._layout.strided is None:
@@ -225,7 +231,7 @@ class BlockReader:
         if self._layout.strided is not None:
             self._reader.gather(self._frames[block.first:block.stop], slot.staging.device)
         elif not self._mapped:
-            self._reader.read(extents, slot.staging.host)
+            self._reader.read(extents, self._target(slot))
         else:
             _release_map(slot)
             slot.mapped = self._reader.map(extents)

@@ -225,7 +225,7 @@ class DataSet(PixelAccess):
     @property
     def engine(self) -> Engine:
         """The engine of `device`, in this process."""
-        return get_engine(self._device)
+        return get_engine(self.device)
 
     def to(self, device: str) -> DataSet:
         """The same data set on another device."""
@@ -423,7 +423,8 @@ class DataSet(PixelAccess):
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = {"format": self.format, "files": f"{self.files[0]}" + (f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""),
+        files = self.files or [self._name]
+        rows = {"format": self.format, "files": f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else ""),
                 "nav shape": tuple(self.shape.nav), "sig shape": tuple(self.shape.sig), "dtype": self.dtype,
                 "frames": self.image_count, "sync offset": self.sync_offset, "device": self.device, **self.metadata}
         body = "".join(f"<tr><th style='text-align:left'>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from gpuio.dataset import DataSet
 
 #: GB/s of ordinary hardware: a drive on PCIe 4, ten-gigabit Ethernet, one thread that copies from the page cache, PCIe 4 with
-#: sixteen lanes, a data-centre GPU's memory, one thread that decodes (bytes of tiles).
-ASSUMED = {"storage": 3.0, "network storage": 1.0, "page cache": 8.0, "host to device": 20.0, "decoding on the GPU": 1000.0,
-           "decoding on the CPU": 10.0}
+#: sixteen lanes, a data-centre GPU's memory, one thread that decodes (bytes of tiles), one thread that copies memory.
+ASSUMED = {"storage": 3.0, "network storage": 1.0, "page cache": 8.0, "memory copy": 8.0, "host to device": 20.0,
+           "decoding on the GPU": 1000.0, "decoding on the CPU": 10.0}
 #: File systems that GPUDirect Storage reads by itself, and those of a network that take part if their own support is installed.
 GDS_LOCAL = frozenset({"ext4", "xfs"})
 GDS_NETWORK = frozenset({"beegfs", "gpfs", "lustre", "nfs", "nfs4", "wekafs"})
@@ -96,8 +96,9 @@ class Facts:
         shares = [s for s in map(resident_fraction, files[::step][:_FILES_ASKED]) if s is not None]
         return cls(
             device=device, no_cuda=why_no_cuda(int(device.partition(":")[2] or 0)), transport=transport, cold=cold, why=why,
-            file_system=file_system(os.path.dirname(os.path.realpath(files[0]))),
-            resident=sum(shares) / len(shares) if shares else None, no_direct=DirectBackend().unavailable(files[0]),
+            file_system=file_system(os.path.dirname(os.path.realpath(files[0]))) if files else "no file system",
+            resident=sum(shares) / len(shares) if shares else None,
+            no_direct=DirectBackend().unavailable(files[0]) if files else "there are no files",
             has_kvikio=importlib.util.find_spec("kvikio") is not None,
             compatibility=os.environ.get("KVIKIO_COMPAT_MODE", "auto").lower() in ("1", "on", "true", "yes"),
             has_nvidia_fs=os.path.exists("/proc/driver/nvidia-fs"), has_udev=os.access("/run/udev/data", os.R_OK | os.X_OK))
@@ -211,7 +212,8 @@ class Explanation:
             if name != "cuda":
                 yield from self._reasons(name)
         cached = "page cache unknown" if self.resident is None else f"{self.resident:.0%} of the places looked at in the page cache"
-        yield "files", f"{self.n_files} on {self.file_system}, {cached}"
+        if self.n_files:
+            yield "files", f"{self.n_files} on {self.file_system}, {cached}"
         requests = "gathered, at most" if self.extents is None else f"{self.extents} extents, {self.unaligned_extents} of them unaligned,"
         yield "reading", (f"{requests} {size_text(self.read_bytes)} for {size_text(self.needed_bytes)} "
                           f"({self.amplification:.2f} bytes for each needed)")
@@ -268,7 +270,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     unaligned = int(((first % GDS_ALIGNMENT != 0) | (stop % GDS_ALIGNMENT != 0)).sum())
     rates = _measured(ds, facts, frames, edges, sizes, to, corrections) if measure else {}
     return Explanation(
-        path=ds.files[0], format=ds.format, encoding=layout.encoding.name, native_dtype=str(layout.dtype), dtype=str(to),
+        path=ds._name, format=ds.format, encoding=layout.encoding.name, native_dtype=str(layout.dtype), dtype=str(to),
         sig_shape=layout.sig_shape, frames=len(frames), n_files=len(set(ds.files)), file_system=facts.file_system, resident=facts.resident,
         device=facts.device, transport=facts.transport.id, why=facts.why, why_not=_why_not(facts, unaligned, len(extents)),
         extents=None if layout.strided is not None else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
@@ -296,6 +298,8 @@ def _measured(ds: DataSet, facts: Facts, frames: np.ndarray, edges: np.ndarray, 
 
 def _source(facts: Facts) -> str:
     """Where the bytes are read from."""
+    if facts.transport.id == "computed":
+        return "memory copy"
     cached = facts.resident is None or facts.resident >= 0.5
     if cached and not facts.cold and facts.transport.id != "direct" and facts.transport.memory == "host":
         return "page cache"
@@ -314,7 +318,7 @@ def _stages(facts: Facts, read: int, needed: int, out: int, threads: int, ahead:
 
     on_gpu, through_host = facts.device != "cpu", facts.transport.memory == "host"
     source = _source(facts)
-    if source != "page cache" or facts.transport.id != "mmap" or on_gpu:        # mapped pages are decoded where they lie
+    if source not in ("page cache", "memory copy") or not facts.transport.gives_views or on_gpu:    # mapped: decoded where it lies
         yield stage(source, read, 1 if ahead or source != "page cache" else max(1, threads))
     if on_gpu and through_host:
         yield stage("host to device", read)
@@ -326,6 +330,8 @@ def _why_not(facts: Facts, unaligned: int, extents: int) -> dict[str, tuple[str,
     found: dict[str, tuple[str, ...]] = {}
     if facts.device == "cpu":
         found["cuda"] = (facts.no_cuda or "the CPU was asked for; device='cuda' takes the GPU",)
+    if facts.transport.id == "computed":        # there are no files
+        return found
     if facts.transport.memory == "host":
         found["gds"] = tuple(_against_gds(facts, unaligned, extents)) or ("nothing stands against it; it was not asked for",)
     if facts.transport.id != "direct":

@@ -96,9 +96,9 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     needed = np.diff(spans(placements, layout.encoding, len(layout.parts)))[:, 0]       # bytes of a frame, for each part
     span = int(needed.sum()) if layout.parts else layout.sig_size * layout.dtype.itemsize
     gap, between = _gap(layout, frames, needed)
-    mapped = backend.id == "mmap" and not on_device and layout.strided is None
+    mapped = backend.gives_views and not on_device and layout.strided is None
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
-    slots, read_threads = (3, 3) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
+    slots, read_threads = (3, backend.read_threads) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = threads + 1 if threads else 1
     if not read_threads:
         slots = outputs         # each decoding thread reads its own block

@@ -50,6 +50,7 @@ DEFERRED = {
     ("gpuio.fileset", "gpuio.geometry.selection"): "FileSet.get_read_ranges is a thin view of it",
     ("gpuio.dataset", "gpuio.formats"): "the registry knows how many bytes a sniffer wants",
     ("gpuio.formats.raw", "gpuio.io.backends"): "a deprecated parameter names a backend",
+    ("gpuio.formats.memory", "gpuio.io.computed"): "the pixels are in no file: the format has a transport of its own",
 }
 
 #: Packages besides numpy, and who may import them.

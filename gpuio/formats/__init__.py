@@ -48,6 +48,7 @@ FORMATS: dict[str, Format] = {
     "tvips": Format("gpuio.formats.tvips", "TVIPSDataSet", ("tvips",)),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
+    "memory": Format("gpuio.formats.memory", "MemoryDataSet", (), has_magic=False),
 }
 
 

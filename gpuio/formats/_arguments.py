@@ -70,6 +70,23 @@ def nav_or_sig_shape(value: Any, name: str) -> tuple[int, ...] | None:
     return shape
 
 
+def leading_axes(shape: tuple[int, ...], sig: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Axes of an array before those that hold exactly the pixels of a frame.
+
+    Returns
+    -------
+    tuple of int or None
+        (1,) if there are none before; None if frames end inside an axis.
+    """
+    pixels = math.prod(sig)
+    fits = [i for i in range(len(shape) + 1) if math.prod(shape[i:]) == pixels]
+    if not fits:
+        return None
+    # Axes of length 1 leave a choice: the one with as many detector axes as asked for.
+    cut = min(fits, key=lambda i: abs(len(shape) - i - len(sig)))
+    return shape[:cut] or (1,)
+
+
 def sync(value: Any) -> int:
     """A sync offset as an integer; None is 0.
 

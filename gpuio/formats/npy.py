@@ -24,7 +24,7 @@ from gpuio.errors import ShapeError, TruncatedFile
 from gpuio.fileset import File, FileSet
 from gpuio.findings import Finding, about_scan, path_of
 from gpuio.formats import FORMATS
-from gpuio.formats._arguments import integer, nav_or_sig_shape, sync
+from gpuio.formats._arguments import integer, leading_axes, nav_or_sig_shape, sync
 from gpuio.formats._npy_header import MAGIC, Header, read_header
 from gpuio.layout import Encoding, Layout, Strided, plain_pieces
 from gpuio.source import Source
@@ -64,7 +64,7 @@ def parse(source: Source, path: str, *, sig_dims: int | None = 2, nav_shape: Seq
     """
     header = read_header(source, path)
     sig = _sig_shape(header, path, sig_dims, sig_shape)
-    nav = _nav_shape(header.shape, sig)
+    nav = leading_axes(header.shape, sig)
     items, frame_items, itemsize = math.prod(header.shape), math.prod(sig), header.dtype.itemsize
     asked = frame_items * math.prod(nav_shape or (1,))
     if asked > items:
@@ -132,17 +132,6 @@ def _sig_shape(header: Header, path: str, sig_dims: int | None, sig_shape: Seque
 
 def _last_axes(shape: tuple[int, ...], dims: int) -> tuple[int, ...]:
     return shape[max(0, len(shape) - dims):]
-
-
-def _nav_shape(shape: tuple[int, ...], sig: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Axes before those that hold exactly the pixels of a frame; (1,) if there are none, None if frames end inside an axis."""
-    pixels = math.prod(sig)
-    fits = [i for i in range(len(shape) + 1) if math.prod(shape[i:]) == pixels]
-    if not fits:
-        return None
-    # Axes of length 1 leave a choice: the one with as many detector axes as asked for.
-    cut = min(fits, key=lambda i: abs(len(shape) - i - len(sig)))
-    return shape[:cut] or (1,)
 
 
 def _whole_frames(path: str, header: Header, there: int, needed: int, frame_bytes: int, count: int, scattered: bool, allow: bool) -> int:

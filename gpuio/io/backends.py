@@ -40,6 +40,8 @@ class IOBackend(ABC):
     alignment: ClassVar[int] = 1
     #: Whether tiles may be views of the file where nothing has to be done to its bytes.
     gives_views: ClassVar[bool] = False
+    #: Threads that read ahead, where that pays; 0: none may.
+    read_threads: ClassVar[int] = 3
 
     def __init_subclass__(cls, id_: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -1,0 +1,82 @@
+"""Arrays as people hand them over, of whatever library and on whatever device, without copying them.
+
+================================  ==============================================================================================
+``__cuda_array_interface__``      CuPy, Numba, PyTorch and others on a GPU; taken over by the engine of that GPU, where it is
+``__dlpack__``                    the same for any library; its ``__dlpack_device__`` says where the memory is
+buffer, ``__array_interface__``   host memory: NumPy and its memory maps, page-locked arrays, bytes, ``array.array``
+``tocsr``                         sparse matrices of SciPy
+``to_scipy_sparse``               sparse arrays of pydata with two axes
+================================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpuio.engine import get_engine
+from gpuio.errors import DataSetException, UnsupportedFeature
+
+#: Kinds of memory in DLPack: on a GPU, and managed by CUDA.
+_ON_GPU = (2, 13)
+#: That of the host, and page-locked.
+_ON_HOST = (1, 3)
+
+
+class Taken(NamedTuple):
+    """An array, and the device it lies on: ``"cuda:N"``, or None for host memory."""
+
+    array: Any
+    device: str | None
+
+
+def take(data: Any) -> Taken:
+    """`data` as NumPy array, or as array of the engine of its device.
+
+    Raises
+    ------
+    UnsupportedFeature
+        A masked array, or memory of a kind that gpuio does not know.
+    DataSetException
+        No array at all.
+    BackendUnavailable
+        An array on a GPU, and CUDA cannot be used.
+    """
+    if isinstance(data, np.ma.MaskedArray):
+        raise UnsupportedFeature("a masked array does not say which values masked pixels have; pass data.filled(value)")
+    if isinstance(data, np.ndarray):
+        return Taken(np.asarray(data), None)
+    kind, number = _dlpack_device(data)
+    if hasattr(data, "__cuda_array_interface__"):
+        device = f"cuda:{number or 0}"
+        return Taken(get_engine(device).xp.asarray(data), device)
+    if kind in _ON_GPU:
+        device = f"cuda:{number or 0}"
+        return Taken(get_engine(device).xp.from_dlpack(data), device)
+    if hasattr(data, "__array_interface__"):
+        return Taken(np.asarray(data), None)
+    if kind in _ON_HOST:
+        return Taken(np.from_dlpack(data), None)
+    if kind is not None:
+        raise UnsupportedFeature(f"{_name(data)} is in memory of DLPack's kind {kind}; expected host memory or that of an NVIDIA GPU")
+    try:
+        return Taken(np.asarray(memoryview(data)), None)
+    except (TypeError, ValueError) as error:
+        raise DataSetException(f"data is {_name(data)}; expected an array; of nested lists, pass np.array(data)") from error
+
+
+def is_sparse(data: Any) -> bool:
+    """Whether `data` is a sparse matrix or array of SciPy or pydata."""
+    return hasattr(data, "tocsr") or hasattr(data, "to_scipy_sparse")
+
+
+def _dlpack_device(data: Any) -> tuple[int | None, int | None]:
+    if not (hasattr(data, "__dlpack__") and hasattr(data, "__dlpack_device__")):
+        return None, None
+    kind, number = data.__dlpack_device__()
+    return int(kind), int(number)
+
+
+def _name(data: Any) -> str:
+    return f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}".removeprefix("builtins.")

@@ -1,0 +1,111 @@
+"""Data sets that are no files, on a CUDA device whose kernels run on the host: arrays of the host and of the device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuio
+from gpuio import engine as engines
+from gpuio.corrections import CorrectionSet
+from gpuio.errors import DataSetException
+from tests.kernels import cuda_on_host
+from tests.kernels.cuda_on_host import host_engine, why_no_compiler
+
+pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason=str(why_no_compiler()))
+
+NAV, SIG = (5, 7), (11, 13)
+BASE = np.random.default_rng(1).integers(0, 65536, (10, 14, 22, 26), dtype="u2")
+ARRAYS = {"C order": np.ascontiguousarray(BASE[:5, :7, :11, :13]), "Fortran order": np.asfortranarray(BASE[:5, :7, :11, :13]),
+          "backwards": BASE[4::-1, 6::-1, 10::-1, 12::-1], "every second": BASE[::2, ::2, ::2, ::2],
+          "big-endian": BASE[:5, :7, :11, :13].astype(">u2")}
+
+
+class OnDevice:
+    """An array of another library on the device; `__array__` stands for what CuPy makes of its interface."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = {**array.__array_interface__, "version": 3}
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array
+
+
+class Exchanged:
+    """The same for a library that knows DLPack only."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cuda_arrays")
+
+
+@pytest.fixture(autouse=True)
+def cuda(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """"cuda" is the engine whose kernels run on the host."""
+    def kinds(file: str) -> list[str]:
+        if file == "corrections":
+            return ["repair<f32>"]
+        return [f"decode<{file}<u16>, u16, f32, 0>", f"decode<{file}<u16>, f32, f32, 3>", f"decode<{file}<u16>, f32, f64, 3>"]
+
+    monkeypatch.setitem(engines._engines, (os.getpid(), "cuda:0"), host_engine(folder, kinds=kinds))
+    monkeypatch.setattr(engines, "why_no_cuda", lambda device=0: None)
+
+
+def same_everywhere(ds: gpuio.dataset.DataSet, truth: np.ndarray) -> None:
+    flat, roi = truth.reshape(-1, *SIG), np.random.default_rng(2).random(NAV) < 0.4
+    assert ds.engine.name == "cuda:0"
+    assert np.array_equal(ds[...], truth) and np.array_equal(ds[3::-2, 2:5, 3:7, -5:], truth[3::-2, 2:5, 3:7, -5:])
+    for options in ({}, {"memory": 30_000}, {"depth": 4, "threads": 2}):
+        assert np.array_equal(np.concatenate([np.array(tile.data) for tile in ds.tiles(**options)]), flat)
+    assert np.array_equal(np.concatenate([np.array(tile.data) for tile in ds.tiles(roi=roi, depth=3)]), flat[roi.ravel()])
+    assert np.array_equal(ds.sum_sig(), truth.sum(axis=(2, 3), dtype="u8"))
+    parts = [part.get_macrotile("uint16").data for part in ds.get_partitions()]
+    assert len(parts) > 1 and np.array_equal(np.concatenate(parts), flat)
+
+
+@pytest.mark.parametrize("name, wrapped", [*((name, OnDevice) for name in ARRAYS),
+                                           *((name, Exchanged) for name in ARRAYS if name != "big-endian")])     # not in DLPack
+def test_an_array_on_the_device_stays_there(name: str, wrapped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def push(self: Any, n_bytes: int) -> None:
+        raise AssertionError("bytes come from the host")
+
+    monkeypatch.setattr(cuda_on_host.HostStaging, "push", push)
+    array = ARRAYS[name]
+    ds = gpuio.load("memory", data=wrapped(array), num_partitions=3)
+    assert ds.device == "cuda:0" and ds.metadata["device"] == "cuda:0"
+    same_everywhere(ds, array.astype("u2"))
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_of_the_host_is_decoded_on_the_device(name: str) -> None:
+    same_everywhere(gpuio.load("memory", data=ARRAYS[name], num_partitions=3, device="cuda"), ARRAYS[name].astype("u2"))
+
+
+def test_corrected_tiles_are_those_of_the_cpu_bit_for_bit() -> None:
+    rng = np.random.default_rng(12)
+    corrections = CorrectionSet(dark=rng.normal(100, 3, SIG), gain=rng.normal(1, 0.1, SIG), excluded_pixels=rng.random(SIG) < 0.1)
+    array = ARRAYS["every second"]
+    ours, theirs = (np.concatenate([np.array(tile.data) for tile in ds.tiles(corrections=corrections)])
+                    for ds in (gpuio.load("memory", data=OnDevice(array)), gpuio.load("memory", data=array, device="cpu")))
+    assert ours.dtype == "f4" and np.array_equal(ours, theirs)
+
+
+def test_another_device_is_refused() -> None:
+    ds = gpuio.load("memory", data=OnDevice(ARRAYS["C order"]), device="cpu")
+    with pytest.raises(DataSetException, match="the array is on cuda:0 and stays there; device 'cpu' was asked for"):
+        ds[0, 0]
