@@ -150,8 +150,9 @@ def __getattr__(name: str) -> Any:
     """Modules, classes of formats and names of the internal API, imported when first asked for."""
     if name.startswith("_"):
         raise AttributeError(f"module 'gpuio' has no attribute {name!r}")
-    if find_spec(f"gpuio.{name}") is not None:
-        return import_module(f"gpuio.{name}")
+    for package in ("gpuio", "gpuio.integrations"):
+        if find_spec(f"{package}.{name}") is not None:
+            return import_module(f"{package}.{name}")
     registry = _registry()
     for format_name in registry.names():
         if registry.FORMATS[format_name].class_name == name:

@@ -166,8 +166,23 @@ class PixelAccess:
         """The summed pattern: sum over all frames. Keywords as `summary`."""
         return self.summary(**kwargs)[1]
 
+    def output_dtype(self, dtype: Any = None, corrections: CorrectionSet | None = None) -> np.dtype:
+        """dtype of pixels where `dtype` is asked for: if it is None, that of the data set, or as wide as corrections need."""
+        return output_dtype(self.dtype, dtype, self._corrections(corrections))
+
     def __getitem__(self, key: Any) -> Any:
+        """Decoded pixels: `pixels` without options."""
+        return self.pixels(key)
+
+    def pixels(self, key: Any = ..., *, dtype: Any = None, corrections: CorrectionSet | None = None) -> Any:
         """Decoded pixels, NumPy or CuPy by device; blank positions are zero.
+
+        Parameters
+        ----------
+        key
+            What ``ds[key]`` takes; default everything.
+        dtype, corrections
+            As in `tiles`.
 
         Raises
         ------
@@ -176,6 +191,7 @@ class PixelAccess:
         ShapeError
             A mask whose shape is not the nav shape.
         """
+        options = {"dtype": dtype, "corrections": corrections}
         nav_key, sig_key = split_key(key, self.shape)
         nav_shape, sig_shape = tuple(self.shape.nav), tuple(self.shape.sig)
         positions = np.arange(int(np.prod(nav_shape)), dtype=np.int64).reshape(nav_shape)[nav_key]
@@ -188,20 +204,14 @@ class PixelAccess:
         selected = np.asarray(positions)
         whole = tuple(extent) == sig_shape
         if 0 in extent:
-            nothing = self.read(selected.ravel()[:0]).reshape(0)
+            nothing = self.read(selected.ravel()[:0], **options).reshape(0)
             return nothing.reshape(*selected.shape, *extent)[(Ellipsis, *rest)]
-        data = self.read(selected.ravel(), box=None if whole else Box(tuple(origin), tuple(extent)))
+        data = self.read(selected.ravel(), box=None if whole else Box(tuple(origin), tuple(extent)), **options)
         data = data.reshape(*selected.shape, *extent)
         return data[(Ellipsis, *rest)] if any(r != slice(None) for r in rest) else data
 
     def __len__(self) -> int:
         return int(self.shape[0])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The whole data set in host memory, as NumPy asks for it."""
-        data = self[...]
-        host = data.get() if hasattr(data, "get") else data
-        return np.asarray(host, dtype=dtype)
 
 
 def split_key(key: Any, shape: Shape) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

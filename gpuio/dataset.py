@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from gpuio.access import PixelAccess
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, get_engine, resolve_device
 from gpuio.errors import DataSetException, ShapeError
+from gpuio.exchange import Exchange
 from gpuio.geometry import partition as split
 from gpuio.geometry.selection import check_sync_offset, sync_offset_info
 from gpuio.layout import Layout
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-class DataSet(PixelAccess):
+class DataSet(Exchange):
     """Base of all formats.
 
     A file format sets `format`, stores what the user said in ``_path``, ``_nav_shape``, ``_sig_shape`` and

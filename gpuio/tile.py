@@ -158,8 +158,16 @@ class DataTile:
         return interface
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        """The pixels as a DLPack capsule; keywords are those of the array."""
-        return self.data.__dlpack__(**kwargs)
+        """The pixels as a DLPack capsule, lent like the tile; keywords are those of the array.
+
+        Views of a file cannot be written to. Those who have no word for that in their version of the protocol get a copy.
+        """
+        data = self.data
+        if isinstance(data, np.ndarray) and not data.flags.writeable and (kwargs.get("max_version") or (0, 0)) < (1, 0):
+            if kwargs.get("copy") is False:
+                raise BufferError("pixels that are a view of a file cannot be handed over without a copy by DLPack before version 1")
+            data = data.copy()
+        return data.__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Kind and number of the device that holds the pixels."""

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
-    "values": "errors hostarray shape fileset layout findings meta source tile corrections engine conversion prepare",
-    "stream": "blocks boxes sizing pipeline access messages partition dataset explain ceilings",
+    "values": "errors extras hostarray shape fileset layout findings meta source tile corrections engine conversion prepare",
+    "stream": "blocks boxes sizing pipeline access exchange messages partition dataset explain ceilings",
     "door": "__init__ base",
     "edge": "__main__ demo check candidates preview warmup testing",
 }
@@ -49,6 +49,7 @@ DEFERRED = {
     ("gpuio.fileset", "gpuio.geometry.ranges"): "FileSet.get_read_ranges is a thin view of it",
     ("gpuio.fileset", "gpuio.geometry.selection"): "FileSet.get_read_ranges is a thin view of it",
     ("gpuio.dataset", "gpuio.formats"): "the registry knows how many bytes a sniffer wants",
+    ("gpuio.exchange", "gpuio.integrations.dask"): "a method of data sets that is the integration",
     ("gpuio.formats.raw", "gpuio.io.backends"): "a deprecated parameter names a backend",
     ("gpuio.formats.memory", "gpuio.io.computed"): "the pixels are in no file: the format has a transport of its own",
 }
