@@ -99,7 +99,8 @@ class BlockReader:
         Size of the ring and number of reading threads; with no threads blocks are read when asked for.
     deferred
         Blocks are handed out before they are filled: whoever decodes one calls `Block.fill` first, on its own thread, and
-        appends a future to ``block.slot.in_use``. Reading and decoding then share a core's cache.
+        appends the call that does to ``block.slot.in_use``. Reading and decoding then share a core's cache. Mapping copies nothing, and
+        while a thread unmaps all others that touch the file wait, so mapped blocks are large and never left to the threads.
     piece_bytes
         Where frames are gathered: bytes of the file in memory at a time, see `GatherReader`.
     """
@@ -130,7 +131,7 @@ class BlockReader:
             self._closers.append(self._ahead.close)
         elif not deferred:
             slots = 1
-        self._deferred = deferred
+        self._deferred = deferred and not self._mapped
         self._slots = [Slot() for _ in range(slots)]
 
     def __enter__(self) -> BlockReader:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from gpuio.engine import Engine
 from gpuio.layout import Layout
 from gpuio.sizing import block_edges, output_dtype, stream_sizes, tile_edges
 from gpuio.tile import DataTile
+from gpuio.workers import Call, Workers
 
 
 def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, *, boxes: Sequence[Box] | None = None,
@@ -68,7 +68,7 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
                 for box, rows in zip(boxes, placements, strict=True)]
     views = views and len(boxes) == 1 and decoders[0].is_view(out_dtype)
     threads = 0 if views else threads
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuio-decode") if threads else None
+    workers = Workers(threads) if threads else None
     reader = BlockReader(layout, engine, backend, frames, block_edges(edges, sizes.block_frames), table, slots=sizes.slots,
                          threads=sizes.read_threads, gap=sizes.gap, deferred=threads > 0 and not sizes.read_threads,
                          piece_bytes=sizes.piece_bytes)
@@ -76,10 +76,10 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     ring = _OutputRing(engine, sizes.depth * largest, out_dtype, threads + 1 if threads else 1)
     with reader:
         try:
-            yield from _deliver(reader, decoders, ring, nav, edges, pool, threads, views)
+            yield from _deliver(reader, decoders, ring, nav, edges, workers, threads, views)
         finally:            # before the reader lets go of what the threads decode from
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
+            if workers is not None:
+                workers.close()
 
 
 def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, out: Any, *, box: Box | None = None,
@@ -134,14 +134,14 @@ class _OutputRing:
 
 
 def _deliver(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
-             pool: ThreadPoolExecutor | None, ahead: int, views: bool) -> Iterator[DataTile]:
+             workers: Workers | None, ahead: int, views: bool) -> Iterator[DataTile]:
     """Walk through blocks and tiles together; decode each intersection; hand out a tile when its last frame is there."""
-    waiting: deque[tuple[DataTile, list[Future[None]]]] = deque()
+    waiting: deque[tuple[DataTile, list[Call]]] = deque()
     bounds, origins = edges.tolist(), nav[edges[:-1]].tolist()
     shaped: dict[tuple[int, int], Any] = {}
     tile = 0
     flat: Any = None
-    work: list[Future[None]] = []
+    work: list[Call] = []
     for block in reader:
         pos = block.first
         whole = _view(block, block.first, block.stop, decoders[0]) if views else None
@@ -166,15 +166,15 @@ def _deliver(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing,
                     rows = flat[: depth * decoder.pixels].reshape(depth, decoder.pixels)
                     shaped[key] = rows, rows.reshape(depth, *decoder.box.shape)
                 rows, stack = shaped[key]
-                if pool is None:
+                if workers is None:
                     decoder.bind(block, rows)(pos - block.base, stop - pos, at=pos - start)
                 else:
-                    future = pool.submit(_work, block, decoder, rows, pos - block.base, stop - pos, pos - start)
-                    work.append(future)
-                    block.slot.in_use.append(future)
+                    call = workers.submit(_work, block, decoder, rows, pos - block.base, stop - pos, pos - start)
+                    work.append(call)
+                    block.slot.in_use.append(call)
                 if stop == end:
                     done = DataTile.lent(stack[: end - start], origins[tile], decoder.box.origin, decoder.box.index)
-                    if pool is None:
+                    if workers is None:
                         yield done
                     else:
                         waiting.append((done, work))
@@ -195,10 +195,10 @@ def _work(block: Block, decoder: BoxDecoder, rows: Any, first: int, count: int, 
     decoder.bind(block, rows)(first, count, at=at)
 
 
-def _finished(entry: tuple[DataTile, list[Future[None]]]) -> DataTile:
+def _finished(entry: tuple[DataTile, list[Call]]) -> DataTile:
     tile, work = entry
-    for future in work:
-        future.result()
+    for call in work:
+        call.result()
     return tile
 
 

@@ -17,8 +17,9 @@ from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT
 from gpuio.io.gather import PIECE_BYTES, PIECES
 from gpuio.layout import Layout, spans
 
-#: The same where other threads decode: handing a tile over costs some 100 us, so that a tile has to be worth it.
-THREADED_TILE_BYTES = 2 << 20
+#: Output of a tile where other threads decode: handing one over costs some 30 us of Python, most of them with the interpreter's lock
+#: held, so a tile has to be worth it. Measured with two threads: 4 MiB take two thirds of the time of 1 MiB; 8 MiB leave the cache.
+THREADED_TILE_BYTES = 4 << 20
 #: Packed bytes read at a time from the page cache: few system calls, and still decoded
 #: from the last-level cache (measured). A little over 1 MiB, so that two frames of 512 KiB and their headers fit.
 WARM_BLOCK_BYTES = (1 << 20) + (64 << 10)
@@ -100,8 +101,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
     slots, read_threads = (3, backend.read_threads) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = threads + 1 if threads else 1
-    if not read_threads:
-        slots = outputs         # each decoding thread reads its own block
+    if not read_threads:        # each decoding thread reads its own block, or all share a window of the file and the next one
+        slots = min(outputs, 2) if mapped else outputs
     piece_bytes = 0
     if layout.strided is not None:
         slots, read_threads = 1, max(1, read_threads)
@@ -127,7 +128,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     if len(boxes) > 1:                      # all boxes of a tile are taken from one block
         block_frames = max(depth, block_frames)
     if block_frames > depth:
-        block_frames = depth if threads and not read_threads else block_frames - block_frames % depth
+        block_frames = depth if threads and not (read_threads or mapped) else block_frames - block_frames % depth
     return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding,
                  piece_bytes)
 
