@@ -17,8 +17,8 @@ from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT
 from gpuio.io.gather import PIECE_BYTES, PIECES
 from gpuio.layout import Layout, spans
 
-#: Output of a tile where other threads decode: handing one over costs some 30 us of Python, most of them with the interpreter's lock
-#: held, so a tile has to be worth it. Measured with two threads: 4 MiB take two thirds of the time of 1 MiB; 8 MiB leave the cache.
+#: Output of a tile where other threads decode: handing one over costs some 25 us, most of them with the interpreter's lock held,
+#: so a tile has to be worth it. Measured with two threads on AMD EPYC: 4 MiB take two thirds of the time of 1 MiB; 8 MiB leave the cache.
 THREADED_TILE_BYTES = 4 << 20
 #: Packed bytes read at a time from the page cache: few system calls, and still decoded
 #: from the last-level cache (measured). A little over 1 MiB, so that two frames of 512 KiB and their headers fit.

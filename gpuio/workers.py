@@ -1,8 +1,7 @@
 """Threads that decode: a queue in, a lock for each call out.
 
-Decoding 4 MiB takes a few hundred microseconds, so what surrounds it counts. A future of `concurrent.futures` brings a condition, a
-work item and a weak reference; with two threads at work these cost half as much as 16-bit pixels take to decode (measured: 20 to 40
-microseconds of CPU a call more than the queue and the lock here).
+Decoding a tile takes a few hundred microseconds, so what surrounds it counts. A future of `concurrent.futures` brings a condition, a
+work item and a weak reference; with two threads at work it costs 20 to 40 microseconds of CPU more than the queue and the lock here.
 """
 
 from __future__ import annotations
