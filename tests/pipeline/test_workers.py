@@ -70,6 +70,6 @@ def test_workers_nobody_refers_to_are_closed() -> None:
 
 def test_the_interpreter_ends_while_a_stream_is_under_way(tmp_path) -> None:
     np.save(tmp_path / "scan.npy", np.ones((40, 5, 7), dtype="u2"))
-    code = "import sys, gpuio; tiles = gpuio.open(sys.argv[1], device='cpu').tiles(dtype='f4', depth=1, threads=2); print(next(tiles).shape)"
+    code = "import sys, gpuio; it = gpuio.open(sys.argv[1], device='cpu').tiles(dtype='f4', depth=1, threads=2); print(next(it).shape)"
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "scan.npy")], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(1, 5, 7)\n", "")
