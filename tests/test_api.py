@@ -17,7 +17,7 @@ NAMES: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in json.loads
 
 #: Formats still to come. A name that exists fails `test_names_to_come_do_not_exist` until it is taken from this list.
 TO_COME = {
-    "DaskDataSet", "H5DataSet",
+    "H5DataSet",
 }
 PRESENT = [name for name in NAMES if name not in TO_COME]
 METHODS = [(name, method["name"]) for name in PRESENT for method in NAMES[name].get("methods", ())]

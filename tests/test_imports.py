@@ -51,7 +51,7 @@ DEFERRED = {
     ("gpuio.dataset", "gpuio.formats"): "the registry knows how many bytes a sniffer wants",
     ("gpuio.exchange", "gpuio.integrations.dask"): "a method of data sets that is the integration",
     ("gpuio.formats.raw", "gpuio.io.backends"): "a deprecated parameter names a backend",
-    ("gpuio.formats.memory", "gpuio.io.computed"): "the pixels are in no file: the format has a transport of its own",
+    ("gpuio.formats._arrays", "gpuio.io.computed"): "pixels that are in no file have a transport of their own",
 }
 
 #: Packages besides numpy, and who may import them.

@@ -49,6 +49,7 @@ FORMATS: dict[str, Format] = {
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
     "memory": Format("gpuio.formats.memory", "MemoryDataSet", (), has_magic=False),
+    "dask": Format("gpuio.formats.dask", "DaskDataSet", (), has_magic=False),
 }
 
 

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuio.corrections import CorrectionSet
-from gpuio.dataset import BasePartition, DataSet, JobExecutor, MessageConverter, Partition, message_schema
+from gpuio.dataset import DataSet, JobExecutor, MessageConverter, Partition, message_schema
 from gpuio.errors import DataSetException, ShapeError
 from gpuio.fileset import File, FileSet
 from gpuio.formats._arguments import integer, leading_axes, nav_or_sig_shape, sync
-from gpuio.formats._arrays import Taken, take
+from gpuio.formats._arrays import ArrayDataSet, ArrayPartition, Taken, take
 from gpuio.layout import Encoding, Layout, plain_pieces
 from gpuio.shape import Shape
 from gpuio.tile import DataTile
@@ -103,7 +103,7 @@ def physical_cores() -> int:
     return max(1, len(siblings))
 
 
-class MemoryDataSet(DataSet):
+class MemoryDataSet(ArrayDataSet):
     """An array in memory, on the host or on a GPU, as a data set. Nothing of it is copied beforehand.
 
     Parameters
@@ -163,6 +163,7 @@ class MemoryDataSet(DataSet):
             raise DataSetException("memory: there is neither data nor a datashape; expected one of them")
         # Zeros of one item: an array of any shape costs nothing.
         self._taken = take(np.broadcast_to(np.float32(0), shape) if data is None and shape is not None else data)
+        self._on = self._taken.device
         self._key = uuid.uuid4().hex
         self._settle(layout_of(self._taken, sig_dims, self._nav_shape, self._sig_shape))
         self._tileshape = self._of_tile(tileshape, "tileshape")
@@ -182,52 +183,14 @@ class MemoryDataSet(DataSet):
         """Nothing to do: the constructor has all that it needs."""
         return self
 
-    def check_valid(self) -> bool:
-        """True: the constructor has looked at everything."""
-        return True
-
-    @property
-    def files(self) -> list[str]:
-        """None."""
-        return []
-
     @property
     def _name(self) -> str:
         return PLACE
 
-    @property
-    def device(self) -> str:
-        """Where tiles are decoded: the device of an array on a GPU.
-
-        Raises
-        ------
-        DataSetException
-            Another device was asked for.
-        """
-        device = self._taken.device
-        if device is None:
-            return super().device
-        if self._device is not None and self._device != device:
-            raise DataSetException(f"the array is on {device} and stays there; device {self._device!r} was asked for. "
-                                   "Copy the array to that device and make a data set of the copy")
-        return device
-
-    @classmethod
-    def get_supported_io_backends(cls) -> list[str]:
-        """None: arrays are read by a transport of their own."""
-        return []
-
     def get_io_backend(self) -> Any:
         """The transport of the array."""
-        from gpuio.io.computed import ComputedBackend
-
-        array, device = self._taken
-        in_place = device is None and array.flags.c_contiguous
-        return ComputedBackend({PLACE: array}.__getitem__, memory="host" if device is None else "device", gives_views=in_place,
-                               read_threads=3 if device is None else 0)
-
-    def _transport(self) -> tuple[Any, bool, str]:
-        return self.get_io_backend(), False, "the array is in memory"
+        array = self._taken.array
+        return self._transport_of({PLACE: array}.__getitem__, in_place=self._on is None and array.flags.c_contiguous)
 
     def get_base_shape(self, roi: np.ndarray | None) -> tuple[int, ...]:
         """The user's, or one row of one frame."""
@@ -269,17 +232,12 @@ class MemoryDataSet(DataSet):
         return _MemoryMessages
 
 
-class MemoryPartition(BasePartition):
+class MemoryPartition(ArrayPartition):
     """A partition of an array; see `MemoryDataSet` for `tileshape` and `tiledelay`."""
 
     def __init__(self, *args: Any, tileshape: Axes | None = None, tiledelay: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._tileshape, self._tiledelay = tileshape, tiledelay
-
-    def set_io_backend(self, backend: Any) -> None:
-        """None is fine; anything else is refused, as in the constructor of the data set."""
-        if backend is not None:
-            raise ValueError("the data are in memory, not in files; expected io_backend=None")
 
     def get_tiles(self, tiling_scheme: TilingScheme, dest_dtype: Any = "float32", roi: np.ndarray | None = None) -> Iterator[DataTile]:
         """See `BasePartition.get_tiles`."""

@@ -111,6 +111,7 @@ class ArrayReader:
                 whole = np.empty(stop - first, array.dtype)
                 _copy_run(array, first, stop, whole)
                 target[at:at + size] = whole.view(np.uint8)[offset - first * item:][:size]
+            del array           # else the next one would be computed while this one is there
 
 
 class InPlaceReader(ArrayReader):

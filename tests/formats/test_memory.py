@@ -232,7 +232,7 @@ def test_facts_are_told():
     said = {entry["name"]: entry["value"] for entry in ds.diagnostics}
     assert said["shape"] == str(NAV + SIG) and said["device"] == "cpu" and said["c_contiguous"] == "False"
     assert said["strides_bytes"] == str(ARRAYS["backwards"].strides)
-    assert "computed: the array is in memory" in repr(ds.explain()) and "array in memory" in repr(ds) and "memory" in ds._repr_html_()
+    assert "computed: the pixels are in no file" in repr(ds.explain()) and "array in memory" in repr(ds) and "memory" in ds._repr_html_()
     assert ds.check_valid() is True and ds.files == []
     assert memory.MemoryDataSet.detect_params("a.npy") is False and memory.MemoryDataSet.detect_params([[1]]) is False
     assert memory.MemoryDataSet.detect_params(ARRAYS["a cut"])["info"] == {"image_count": 35, "native_sig_shape": SIG}

@@ -25,15 +25,16 @@ ARRAYS = {"C order": np.ascontiguousarray(BASE[:5, :7, :11, :13]), "Fortran orde
           "big-endian": BASE[:5, :7, :11, :13].astype(">u2")}
 
 
-class OnDevice:
-    """An array of another library on the device; `__array__` stands for what CuPy makes of its interface."""
+class OnDevice(np.ndarray):
+    """An array of another library on the device."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.__cuda_array_interface__ = {**array.__array_interface__, "version": 3}
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self.__array_interface__, "version": 3}
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.array
+
+def on_device(array: np.ndarray) -> OnDevice:
+    return array.view(OnDevice)
 
 
 class Exchanged:
@@ -78,7 +79,7 @@ def same_everywhere(ds: gpuio.dataset.DataSet, truth: np.ndarray) -> None:
     assert len(parts) > 1 and np.array_equal(np.concatenate(parts), flat)
 
 
-@pytest.mark.parametrize("name, wrapped", [*((name, OnDevice) for name in ARRAYS),
+@pytest.mark.parametrize("name, wrapped", [*((name, on_device) for name in ARRAYS),
                                            *((name, Exchanged) for name in ARRAYS if name != "big-endian")])     # not in DLPack
 def test_an_array_on_the_device_stays_there(name: str, wrapped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def push(self: Any, n_bytes: int) -> None:
@@ -96,16 +97,37 @@ def test_an_array_of_the_host_is_decoded_on_the_device(name: str) -> None:
     same_everywhere(gpuio.load("memory", data=ARRAYS[name], num_partitions=3, device="cuda"), ARRAYS[name].astype("u2"))
 
 
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_blocks_of_a_dask_array_stay_where_they_are(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    da = pytest.importorskip("dask.array", reason="dask is not installed; it is part of the test extra")
+    items, pushes, push = ARRAYS["C order"], [], cuda_on_host.HostStaging.push
+    monkeypatch.setattr(cuda_on_host.HostStaging, "push", lambda self, n: pushes.append(n) or push(self, n))
+    array = da.from_array(items, chunks=(2, -1, -1, -1))
+    if where == "device":
+        array = array.map_blocks(on_device, dtype="u2", meta=on_device(items[:0]))
+    ds = gpuio.load("dask", array, sig_dims=2, min_size=0, device="cuda")
+    assert ds.device == "cuda:0" and ds.metadata["device"] == ("cuda:0" if where == "device" else "cpu")
+    same_everywhere(ds, items)
+    assert bool(pushes) == (where == "host")
+
+
+def test_a_block_on_another_device_than_the_array_says_is_refused() -> None:
+    da = pytest.importorskip("dask.array", reason="dask is not installed; it is part of the test extra")
+    array = da.from_array(ARRAYS["C order"], chunks=(2, -1, -1, -1)).map_blocks(on_device, dtype="u2", meta=ARRAYS["C order"][:0])
+    with pytest.raises(DataSetException, match="block 0: has device cuda:0; the dask array says cpu"):
+        gpuio.load("dask", array, sig_dims=2, min_size=0, device="cuda")[0, 0]
+
+
 def test_corrected_tiles_are_those_of_the_cpu_bit_for_bit() -> None:
     rng = np.random.default_rng(12)
     corrections = CorrectionSet(dark=rng.normal(100, 3, SIG), gain=rng.normal(1, 0.1, SIG), excluded_pixels=rng.random(SIG) < 0.1)
     array = ARRAYS["every second"]
     ours, theirs = (np.concatenate([np.array(tile.data) for tile in ds.tiles(corrections=corrections)])
-                    for ds in (gpuio.load("memory", data=OnDevice(array)), gpuio.load("memory", data=array, device="cpu")))
+                    for ds in (gpuio.load("memory", data=on_device(array)), gpuio.load("memory", data=array, device="cpu")))
     assert ours.dtype == "f4" and np.array_equal(ours, theirs)
 
 
 def test_another_device_is_refused() -> None:
-    ds = gpuio.load("memory", data=OnDevice(ARRAYS["C order"]), device="cpu")
+    ds = gpuio.load("memory", data=on_device(ARRAYS["C order"]), device="cpu")
     with pytest.raises(DataSetException, match="the array is on cuda:0 and stays there; device 'cpu' was asked for"):
         ds[0, 0]

@@ -1,0 +1,47 @@
+"""Chunks of an array as partitions: neighbours are merged until each chunk is a run of whole frames. None is ever cut.
+
+1. A detector axis becomes one chunk.
+2. If the order of navigation axes may change, those with the most chunks come first; equals stay in order.
+3. From the left, axes whose chunks all have length 1 stay as they are; behind the first other one, each axis becomes one chunk.
+4. While the smallest chunk has fewer bytes than it should have, the last axis that has several chunks merges its smallest, of equals
+   the rightmost, with the smaller of its neighbours, of equals the left one.
+
+Source: what LiberTEM's data set of the same name was seen to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Chunks = tuple[tuple[int, ...], ...]
+
+
+def most_chunks_first(chunks: Chunks, sig_dims: int) -> tuple[int, ...]:
+    """Step 2: the axes in their new order."""
+    nav = len(chunks) - sig_dims
+    return (*sorted(range(nav), key=lambda axis: -len(chunks[axis])), *range(nav, len(chunks)))
+
+
+def merged(chunks: Chunks, sig_dims: int, itemsize: int, min_size: float) -> Chunks:
+    """Steps 1, 3 and 4: the chunks that remain."""
+    nav = len(chunks) - sig_dims
+    result = [list(axis) for axis in chunks]
+    last = next((i for i, axis in enumerate(result[:nav - 1]) if any(n != 1 for n in axis)), nav - 1)
+    for axis in range(last + 1, len(result)):
+        result[axis] = [sum(result[axis])]
+    for axis in range(last, -1, -1):
+        other = itemsize * math.prod(min(sizes) for i, sizes in enumerate(result) if i != axis)
+        result[axis] = _grown(result[axis], min_size / other)
+    return tuple(tuple(axis) for axis in result)
+
+
+def _grown(sizes: Sequence[int], least: float) -> list[int]:
+    """Step 4 along one axis, until no chunk is below `least`."""
+    chunks = list(sizes)
+    while len(chunks) > 1 and (smallest := min(chunks)) < least:
+        at = len(chunks) - 1 - chunks[::-1].index(smallest)
+        right = at == 0 or (at + 1 < len(chunks) and chunks[at + 1] < chunks[at - 1])
+        first = at if right else at - 1
+        chunks[first:first + 2] = [chunks[first] + chunks[first + 1]]
+    return chunks
