@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.conversion import ConvertingDecoder, is_native, repair_widened
+from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
 from gpuio.cpu_fallback._table import plan_walk
-from gpuio.engine import Decode, FrameDecoder, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Decode, FrameDecoder, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
 from gpuio.layout import Encoding, Piece
-from gpuio.prepare import check_maps, check_placements, check_repair, check_transpose
+from gpuio.prepare import check_bin, check_maps, check_placements, check_repair, check_transpose
 
 #: Encoding -> its module here and the class in it.
 ENCODINGS = {
@@ -112,6 +112,16 @@ class CpuEngine:
         items = 2 if out.dtype.kind == "c" else 1
         values = out.view(f"f{out.dtype.itemsize // items}")
         repair(values, *(np.ascontiguousarray(column, dtype=np.int64) for column in (table.pixels, table.starts, table.neighbours)), items)
+
+    def bin(self, frames: Any, out: Any, blocks: Blocks) -> None:
+        """See `gpuio.engine.Engine.bin`."""
+        check_bin(frames, out, blocks)
+        if any(a.dtype.kind not in "uif" or a.dtype.char == "e" for a in (frames, out)):
+            bin_generally(frames, out, blocks)
+            return
+        from gpuio.cpu_fallback._bin import bin_frames
+
+        bin_frames(frames.reshape(-1, blocks.columns * blocks.across), out.reshape(-1, blocks.columns), blocks.down, blocks.across)
 
     def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
         """See `gpuio.engine.Engine.transpose`."""

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-def open(path: str | os.PathLike[str], *, device: str | None = None, **parameters: Any) -> DataSet:
+def open(path: str | os.PathLike[str], *, device: str | None = None, crop: Any = None, bin_sig: Any = None, **parameters: Any) -> DataSet:
     """Open a data set whose format is recognised from its bytes.
 
     Parameters
@@ -48,8 +48,11 @@ def open(path: str | os.PathLike[str], *, device: str | None = None, **parameter
         Any file of the data set.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``: where tiles are decoded. None takes GPUIO_DEVICE, else "auto".
+    crop, bin_sig
+        Only a part of the detector, and sums over blocks of its pixels: see `DataSet.reduce`.
     parameters
-        Of the format, such as ``nav_shape``, ``sync_offset``, ``io_backend``.
+        Of the format, such as ``nav_shape``, ``sync_offset``, ``io_backend``; and ``dtype``, of pixels where none is asked for, unless
+        the format itself has such a parameter.
 
     Returns
     -------
@@ -64,10 +67,10 @@ def open(path: str | os.PathLike[str], *, device: str | None = None, **parameter
         As `load`.
     """
     path = os.fspath(path)
-    return load(_recognise(path), path, device=device, **parameters)
+    return load(_recognise(path), path, device=device, crop=crop, bin_sig=bin_sig, **parameters)
 
 
-def load(format: str, *args: Any, device: str | None = None, **parameters: Any) -> DataSet:
+def load(format: str, *args: Any, device: str | None = None, crop: Any = None, bin_sig: Any = None, **parameters: Any) -> DataSet:
     """Open a data set of a named format.
 
     Parameters
@@ -76,7 +79,7 @@ def load(format: str, *args: Any, device: str | None = None, **parameters: Any) 
         A name of `formats`, ``"auto"`` for `open`.
     args, parameters
         Of the format's data set class.
-    device
+    device, crop, bin_sig
         As in `open`.
 
     Returns
@@ -93,6 +96,8 @@ def load(format: str, *args: Any, device: str | None = None, **parameters: Any) 
     BackendUnavailable
         The device is not available; the message says why and what to do.
     """
+    from inspect import signature
+
     from gpuio.engine import resolve_device
 
     args = tuple(os.fspath(a) if isinstance(a, os.PathLike) else a for a in args)
@@ -101,9 +106,11 @@ def load(format: str, *args: Any, device: str | None = None, **parameters: Any) 
         format = _recognise(args[0] if args else parameters["path"])
     if device is not None:
         device = resolve_device(device)
-    ds = _registry().get(format)(*args, **parameters).initialize(None)
+    cls = _registry().get(format)
+    dtype = parameters.pop("dtype", None) if "dtype" not in signature(cls).parameters else None
+    ds = cls(*args, **parameters).initialize(None)
     ds._device = device
-    return ds
+    return ds if crop is None and bin_sig is None and dtype is None else ds.reduce(crop, bin_sig, dtype)
 
 
 def detect(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ integers and slices, and only the rows and columns asked for are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +23,14 @@ from gpuio.tile import DataTile
 if TYPE_CHECKING:
     from gpuio.engine import Engine
     from gpuio.layout import Layout
+    from gpuio.reduction import Crop, Reduction
     from gpuio.shape import Shape
 
 
 class PixelAccess:
     """Pixels of a class that knows its layout, shape, sync offset, corrections, engine and transport."""
+
+    _reduction: Reduction | None = None     # crop and binning of the detector
 
     if TYPE_CHECKING:
         @property
@@ -43,10 +46,12 @@ class PixelAccess:
         @property
         def engine(self) -> Engine: ...
         def get_correction_data(self) -> CorrectionSet: ...
+        def reduce(self, crop: Crop | None = None, bin_sig: int | Sequence[int] | None = None, dtype: Any = None) -> PixelAccess: ...
         def _transport(self) -> tuple[Any, bool, str]: ...
 
     def tiles(self, dtype: Any = None, roi: np.ndarray | None = None, *, corrections: CorrectionSet | None = None,
-              memory: int | str | None = None, depth: int | None = None, threads: int = 0) -> Iterator[DataTile]:
+              memory: int | str | None = None, depth: int | None = None, threads: int = 0, crop: Crop | None = None,
+              bin_sig: int | Sequence[int] | None = None) -> Iterator[DataTile]:
         """All frames, a stack of whole frames at a time, decoded on this data set's device.
 
         Parameters
@@ -63,6 +68,8 @@ class PixelAccess:
             Frames of a tile at most; None chooses a size that stays in the cache (CPU) or fills the device.
         threads
             Decode ahead on that many threads.
+        crop, bin_sig
+            Only a part of the detector, and sums over blocks of its pixels, as `DataSet.reduce` says.
 
         Yields
         ------
@@ -79,11 +86,20 @@ class PixelAccess:
         ReadError, OSError
             At the tile whose bytes could not be read.
         """
+        if crop is not None or bin_sig is not None:
+            yield from self.reduce(crop, bin_sig).tiles(dtype, roi, corrections=corrections, memory=memory, depth=depth, threads=threads)
+            return
         nav, frames = self._selected(roi)
         backend, cold, _ = self._transport()
         corrections = self._corrections(corrections)
         yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, depth=depth, memory=memory, corrections=corrections,
-                                  dtype=output_dtype(self.dtype, dtype, corrections), threads=threads, cold=cold)
+                                  dtype=self._output_dtype(dtype, corrections), threads=threads, cold=cold, reduction=self._reduction)
+
+    def _output_dtype(self, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
+        """dtype of pixels: as asked; this data set's own without a wish; wide enough for corrections."""
+        summed = self._reduction is not None and self._reduction.bins and self.dtype.kind not in "fc"
+        corrected = corrections is not None and corrections.have_corrections()
+        return output_dtype(self.layout.dtype if summed and corrected else self.dtype, dtype, corrections)
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
         return self.get_correction_data() if corrections is None else corrections
@@ -118,10 +134,10 @@ class PixelAccess:
         corrections = self._corrections(corrections)
         shape = tuple(self.shape.sig) if box is None else box.shape
         engine = self.engine
-        out = engine.zeros((len(nav), *shape), output_dtype(self.dtype, dtype, corrections))
+        out = engine.zeros((len(nav), *shape), self._output_dtype(dtype, corrections))
         backend, cold, _ = self._transport()
         pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
-                             memory=memory, cold=cold)
+                             memory=memory, cold=cold, reduction=self._reduction)
         return out
 
     def summary(self, *, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None, memory: int | str | None = None,
@@ -137,7 +153,7 @@ class PixelAccess:
         """
         nav, frames = self._selected(roi)
         corrections = self._corrections(corrections)
-        dtype = output_dtype(self.dtype, None, corrections)
+        dtype = self._output_dtype(None, corrections)
         wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
         total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
         engine = self.engine
@@ -146,7 +162,7 @@ class PixelAccess:
         backend, cold, _ = self._transport()
         done = 0
         for tile in pipeline.tiles(self.layout, engine, backend, nav, frames, dtype=dtype, corrections=corrections,
-                                   memory=memory, cold=cold):
+                                   memory=memory, cold=cold, reduction=self._reduction):
             flat = tile.flat_data
             first = int(tile.tile_slice.origin[0])
             scan[first:first + len(flat)] = flat.sum(axis=1, dtype=wide)

@@ -6,6 +6,7 @@ become zero, frames that lack parts get decoders without these, excluded pixels 
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,42 +15,58 @@ import numpy as np
 
 from gpuio.blocks import Block
 from gpuio.corrections import CorrectionSet
-from gpuio.engine import Decode, Engine, RepairTable, cpu_vendor
+from gpuio.engine import Blocks, Decode, Engine, RepairTable, cpu_vendor
 from gpuio.geometry.plan import clip, is_rectangle
 from gpuio.layout import PART, PIXELS, REPEATS, ROWS, Layout
+from gpuio.reduction import Reduction
 from gpuio.shape import Shape, Slice
 
 #: Output of a tile on the CPU: whoever reads the tile should find it in the cache. Measured on AMD EPYC (L2 of 1 MiB, fast L3),
 #: 2 MiB is 1.4 times as fast as 512 KiB for 16-bit pixels; on Intel Cascade Lake (L2 of 1 MiB) it is a third slower.
 CPU_TILE_BYTES = 2 << 20 if cpu_vendor() == "AuthenticAMD" else 512 << 10
+#: Decoded frames on a device that a box is cut from, or that are binned, at a time.
+DEVICE_SCRATCH_BYTES = 32 << 20
 #: Decoders to keep for frames that lack parts, one for each set of parts; each may hold dark and gain maps.
 PARTIAL_DECODERS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box of the detector that tiles are cut to, and its number in the tiling scheme."""
+    """A box of the detector (of the reduced one, where there is a reduction) that tiles are cut to, and its number in the tiling scheme."""
 
     origin: tuple[int, ...]
     shape: tuple[int, ...]
     index: int = 0
+
+    @classmethod
+    def whole(cls, layout: Layout, reduction: Reduction | None = None) -> Box:
+        """All of it."""
+        shape = layout.sig_shape if reduction is None else reduction.shape
+        return cls((0,) * len(shape), shape)
+
+    def on_detector(self, reduction: Reduction | None) -> Box:
+        """The pixels of the detector that this box is made from."""
+        return self if reduction is None else Box(*reduction.area(self.origin, self.shape), self.index)
 
 
 class BoxDecoder:
     """Decodes frames into a box: directly by clipped placements, or whole and cropped where that is needed."""
 
     def __init__(self, layout: Layout, engine: Engine, box: Box, placements: np.ndarray, dtype: np.dtype,
-                 corrections: CorrectionSet | None, repair_whole: bool) -> None:
+                 corrections: CorrectionSet | None, repair_whole: bool, reduction: Reduction | None = None) -> None:
         self.box, self._engine, self._layout, self.dtype = box, engine, layout, dtype
         self.pixels = int(np.prod(box.shape))
-        self.is_whole = box.shape == layout.sig_shape
-        self._cropped = self._needs_crop(layout, box, corrections, repair_whole)
-        whole = Box((0,) * len(box.shape), layout.sig_shape)
-        area = whole if self._cropped else box
+        self._target = box.on_detector(reduction)
+        self._corrected = corrections is not None and corrections.have_corrections()
+        self._blocks = _blocks(box, reduction)
+        self.is_whole = self._target.shape == layout.sig_shape and self._blocks is None
+        self._cropped = self._needs_crop(layout, self._target, corrections, repair_whole)
+        area = Box.whole(layout) if self._cropped else self._target
         self._area_pixels = int(np.prod(area.shape))
+        #: What pixels are before they are summed: as stored, or as wide as corrections need.
+        self._stored = dtype if self._blocks is None else np.result_type(np.float32, layout.dtype) if self._corrected else layout.dtype
         dark = gain = None
         self._repair: RepairTable | None = None
-        self._corrected = corrections is not None and corrections.have_corrections()
         if corrections is not None and self._corrected:
             corrections.check(layout.sig_shape)
             dark, gain = (_cut(m, layout.sig_shape, area) for m in (corrections.dark_flat(), corrections.gain_flat()))
@@ -59,11 +76,11 @@ class BoxDecoder:
             raise TypeError(f"corrections need a floating output dtype; {dtype} was asked for")
         # Pixels that no placement names (gaps between chips) are zero.
         self._clear = int(placements[:, PIXELS] @ (placements[:, REPEATS] * placements[:, ROWS])) < self._area_pixels
-        self._make = lambda table: engine.decoder(layout.encoding, table, self._area_pixels, dtype, dark=dark, gain=gain)
+        self._make = lambda table: engine.decoder(layout.encoding, table, self._area_pixels, self._stored, dark=dark, gain=gain)
         self._placements = placements
         self._decoder = self._make(placements)
         self._partial: dict[bytes, Any] = {}        # decoders for frames that lack parts
-        self._scratch: Any = None
+        self._local = threading.local()             # scratch: threads that decode at the same time need their own
 
     @staticmethod
     def _needs_crop(layout: Layout, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> bool:
@@ -74,8 +91,10 @@ class BoxDecoder:
         return not is_rectangle(layout.sig_shape, box.origin, box.shape)
 
     @classmethod
-    def placements(cls, layout: Layout, whole: np.ndarray, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> np.ndarray:
+    def placements(cls, layout: Layout, whole: np.ndarray, box: Box, corrections: CorrectionSet | None, repair_whole: bool,
+                   reduction: Reduction | None = None) -> np.ndarray:
         """What a decoder of this box takes from the frame, whose own placements are `whole`."""
+        box = box.on_detector(reduction)
         if box.shape == layout.sig_shape or cls._needs_crop(layout, box, corrections, repair_whole):
             return whole
         clipped = clip(whole, layout.encoding, layout.sig_shape, box.origin, box.shape)
@@ -93,9 +112,9 @@ class BoxDecoder:
 
     def bind(self, block: Block, out: Any) -> Decode:
         """As `Block.bind`, with what has to happen around the decoding; `out` is dtype[depth, pixels]."""
-        if not (self._cropped or self._repair is not None or self._clear):
+        if not (self._cropped or self._blocks or self._repair is not None or self._clear):
             return self._bind_parts(block, out)
-        if not self._cropped:
+        if not self._cropped and self._blocks is None:
             inner = self._bind_parts(block, out)
 
             def decode(first: int, count: int, at: int = 0) -> None:
@@ -106,7 +125,7 @@ class BoxDecoder:
                     self._engine.repair(out[at:at + count], self._repair)
 
             return decode
-        return self._bind_cropped(block, out)
+        return self._bind_through_scratch(block, out)
 
     def _bind_parts(self, block: Block, out: Any) -> Decode:
         """As `Block.bind`; pixels of parts that a frame lacks become zero."""
@@ -137,14 +156,15 @@ class BoxDecoder:
             decoder = self._partial[key] = self._make(self._placements[~lacks[self._placements[:, PART]]])
         return decoder
 
-    def _bind_cropped(self, block: Block, out: Any) -> Decode:
-        """Decode whole frames into scratch, repair there, copy the box: few frames at a time."""
-        few = max(1, CPU_TILE_BYTES // (self._area_pixels * self.dtype.itemsize))
-        if self._scratch is None:
-            self._scratch = self._engine.empty((few, self._area_pixels), self.dtype)
-        scratch = self._scratch
+    def _bind_through_scratch(self, block: Block, out: Any) -> Decode:
+        """Decode into scratch, repair there, cut the box out of it, sum blocks: few frames at a time, so that all stays in the cache."""
+        room = CPU_TILE_BYTES if self._engine.name == "cpu" else DEVICE_SCRATCH_BYTES
+        few = max(1, min(len(out), room // (self._area_pixels * self._stored.itemsize)))
+        scratch = getattr(self._local, "scratch", None)
+        if scratch is None or len(scratch) < few:
+            scratch = self._local.scratch = self._engine.empty((few, self._area_pixels), self._stored)
         inner = self._bind_parts(block, scratch)
-        crop = (slice(None), *(slice(o, o + n) for o, n in zip(self.box.origin, self.box.shape, strict=True)))
+        crop = (slice(None), *(slice(o, o + n) for o, n in zip(self._target.origin, self._target.shape, strict=True)))
 
         def decode(first: int, count: int, at: int = 0) -> None:
             for done in range(0, count, few):
@@ -154,9 +174,24 @@ class BoxDecoder:
                 inner(first + done, n)
                 if self._repair is not None:
                     self._engine.repair(scratch[:n], self._repair)
-                out[at + done:at + done + n] = scratch[:n].reshape(n, *self._layout.sig_shape)[crop].reshape(n, -1)
+                pixels, to = scratch[:n], out[at + done:at + done + n]
+                if self._cropped:
+                    pixels = pixels.reshape(n, *self._layout.sig_shape)[crop].reshape(n, -1)
+                if self._blocks is not None:
+                    self._engine.bin(pixels, to, self._blocks)
+                else:
+                    to[...] = pixels
 
         return decode
+
+
+def _blocks(box: Box, reduction: Reduction | None) -> Blocks | None:
+    """The blocks that the pixels of a box are sums of; None if nothing is summed."""
+    if reduction is None or not reduction.bins:
+        return None
+    rows, columns = (1, *box.shape)[-2:]
+    down, across = (1, *reduction.factors)[-2:]
+    return Blocks(rows, columns, down, across)
 
 
 def _cut(flat: np.ndarray | None, sig_shape: tuple[int, ...], area: Box) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.engine import Decode, Engine, RepairTable
+from gpuio.engine import Blocks, Decode, Engine, RepairTable
 from gpuio.layout import PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROWS, SRC, Encoding
 from gpuio.prepare import check_maps, check_placements
 
@@ -114,6 +114,24 @@ def repair_widened(engine: Engine, out: Any, table: RepairTable) -> None:
         wide = out[first:first + few].astype(np.float64)
         engine.repair(wide, table)
         out[first:first + few, pixels] = wide[:, pixels].astype(out.dtype)
+
+
+def bin_generally(frames: Any, out: Any, blocks: Blocks) -> None:
+    """`Engine.bin` for dtypes that an engine has no loop for (bool, float16, complex), array operation by array operation."""
+    b = blocks
+    planes = frames.reshape(-1, b.rows, b.down, b.columns, b.across)
+    wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[frames.dtype.kind])
+    few = max(1, SCRATCH_BYTES // (b.rows * b.columns * wide.itemsize))
+    for first in range(0, len(planes), few):
+        some = planes[first:first + few]
+        sums: Any = 0
+        for dy in range(b.down):
+            for dx in range(b.across):
+                sums = sums + some[:, :, dy, :, dx].astype(wide)
+        if wide.kind == "c" and out.dtype.kind != "c":
+            sums = sums.real
+        with np.errstate(all="ignore"):         # what does not fit is as in NumPy, without its warnings
+            out.reshape(-1, b.rows, b.columns)[first:first + few] = sums.astype(out.dtype)
 
 
 def _stored(encoding: Encoding, placements: np.ndarray) -> tuple[Encoding, np.ndarray, int]:

@@ -9,7 +9,8 @@ image_count``; all other positions are blank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from gpuio.layout import Layout
 from gpuio.messages import JobExecutor, MessageConverter, TaskCommHandler, WorkerContext, message_schema
 from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
+from gpuio.reduction import Crop, Reduction, binned_dtype
 from gpuio.shape import Shape, Slice
 from gpuio.sizing import in_place
 from gpuio.source import HostFiles, Source
@@ -262,6 +264,37 @@ class DataSet(Exchange):
         files = self.layout.numbered_files()[0] if self.layout.strided is None else []
         return choose([f.path for f in files], [f.size for f in files], in_place=self.device == "cpu" and in_place(self.layout))
 
+    def reduce(self, crop: Crop | None = None, bin_sig: int | Sequence[int] | None = None, dtype: Any = None) -> DataSet:
+        """The same data set with less of the detector: every way to pixels gives the reduced frames.
+
+        Only what is needed is read and decoded, and pixels are summed where they are decoded. Corrections come first.
+
+        Parameters
+        ----------
+        crop
+            For each of the last two sig axes a slice without step, or (first, one past the last); None keeps an axis whole.
+        bin_sig
+            Pixels that are summed into one along both axes, or one number for each; those left over at the end are dropped.
+        dtype
+            Of pixels where none is asked for. Default: wide enough for the sums of integers, else as before.
+
+        Raises
+        ------
+        ShapeError
+            Intervals outside of the detector, or blocks that do not fit.
+        """
+        import copy
+
+        meta = self._known
+        sig = tuple(meta.shape.sig)
+        reduction = Reduction.of(sig, crop, bin_sig)
+        reduced = copy.copy(self)
+        reduced._reduction = reduction if self._reduction is None else self._reduction.then(reduction)
+        wide = np.dtype(dtype) if dtype is not None else binned_dtype(meta.dtype, reduction.pixels)
+        reduced._meta = DataSetMeta(shape=Shape((*meta.shape.nav, *reduction.shape), sig_dims=len(sig)), image_count=meta.image_count,
+                                    raw_dtype=meta.raw_dtype, dtype=wide, metadata=meta.metadata, sync_offset=meta.sync_offset)
+        return reduced
+
     def explain(self, **options: Any) -> Explanation:
         """Which way the bytes take on this machine, why not a better one, and what limits the rate; print it.
 
@@ -289,7 +322,8 @@ class DataSet(Exchange):
         layout = self.layout
         for part_slice, start, stop in self.get_slices():
             yield BasePartition(self._known, part_slice, layout.parts[0] if layout.parts else _no_files(layout), start, stop - start,
-                                self.get_io_backend(), self.get_decoder(), layout=layout, engine_name=self.device)
+                                self.get_io_backend(), self.get_decoder(), layout=layout, engine_name=self.device,
+                                reduction=self._reduction)
 
     def partition_shape(self, dtype: Any, target_size: int, min_num_partitions: int | None = None) -> tuple[int, ...]:
         """Nav shape of a partition of about `target_size` bytes of `dtype`."""
@@ -322,7 +356,7 @@ class DataSet(Exchange):
         layout = self.layout
         as_stored = layout.encoding.name in ("plain", "swap") and layout.is_sequential and not layout.pieces[0].reversed and (
             layout.pieces[0].rows == 1 or layout.pieces[0].row_pos > 0)
-        return self.get_decoder() or (None if as_stored else self)
+        return self.get_decoder() or (None if as_stored and self._reduction is None else self)
 
     def get_decoder(self) -> Any:
         """A user's own `Decoder`; None: the layout's encoding, decoded by the engine."""
@@ -337,7 +371,7 @@ class DataSet(Exchange):
             They cannot be read.
         """
         if self._carried is None:
-            layout, sig = self.layout, tuple(self.shape.sig)
+            layout, sig = self.layout, self.layout.sig_shape
             # In float32 where that is exact for a single frame.
             maps = {name: self._mean(frames).astype(np.result_type(np.float32, frames.dtype)).reshape(sig)
                     for name, frames in (("dark", layout.dark), ("gain", layout.gain)) if frames is not None}
@@ -394,7 +428,8 @@ class DataSet(Exchange):
 
     def get_cache_key(self) -> Any:
         """A JSON-serialisable value that differs between data sets with different pixels."""
-        return {"path": self._path, "shape": tuple(self.shape), "sync_offset": self.sync_offset}
+        key = {"path": self._path, "shape": tuple(self.shape), "sync_offset": self.sync_offset}
+        return key if self._reduction is None else {**key, "reduction": dataclasses.asdict(self._reduction)}
 
     def get_diagnostics(self) -> list[dict[str, Any]]:
         """Further facts: ``{"name": str, "value": str or list of such dicts}``."""
@@ -442,8 +477,6 @@ def guess_nav_shape(image_count: int) -> tuple[int, ...]:
 
 def _with_sig_shape(layout: Layout, sig: tuple[int, ...]) -> Layout:
     """The same pixels under another sig shape; they keep their order in the frame."""
-    import dataclasses
-
     if layout.strided is not None:
         raise ShapeError(f"{layout.strided.path}: sig_shape {sig} cannot replace {layout.sig_shape} in an array stored with "
                          "navigation fastest")

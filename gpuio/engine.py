@@ -90,6 +90,16 @@ class TransposeTable:
         object.__setattr__(self, "limits", (int(frames.min()), int(frames.max())) if len(frames) else (0, -1))
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How a plane of pixels is divided into blocks: `rows` x `columns` of them, each `down` x `across` pixels."""
+
+    rows: int
+    columns: int
+    down: int
+    across: int
+
+
 class Staging(Protocol):
     """Bytes on their way: read into `host`, decoded from `device` (the same memory on the CPU)."""
 
@@ -157,6 +167,22 @@ class Engine(Protocol):
     def repair(self, out: Any, table: RepairTable) -> None:
         """Replace excluded pixels of `out` (floating dtype[frames, pixels], C order, engine memory) in place: sum of the
         neighbours in float64 in table order, divided by their number, rounded once."""
+
+    def bin(self, frames: Any, out: Any, blocks: Blocks) -> None:
+        """Sum blocks of pixels.
+
+        Parameters
+        ----------
+        frames : dtype[n, planes * rows * down * columns * across], C order, engine memory
+        out : dtype[n, planes * rows * columns], C order, engine memory, written
+            Sums of integers are exact, as far as the dtype holds them; floating pixels are added in float64 in C order of the
+            block and rounded once.
+
+        Raises
+        ------
+        ValueError
+            The arrays have another form.
+        """
 
     def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
         """Put frames together from pixels that are stored with navigation fastest.

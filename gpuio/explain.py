@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuio.boxes import Box
+from gpuio.boxes import Box, BoxDecoder
 from gpuio.engine import why_no_cuda
 from gpuio.geometry.plan import make_plan
 from gpuio.io import resident_fraction
 from gpuio.io.backends import DirectBackend
 from gpuio.io.choice import NETWORK, file_system
-from gpuio.sizing import Sizes, block_edges, output_dtype, parse_bytes, stream_sizes, tile_edges
+from gpuio.sizing import Sizes, block_edges, parse_bytes, stream_sizes, tile_edges
 
 if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
@@ -254,9 +254,10 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     facts = Facts.of(ds) if facts is None else facts
     layout, (nav, frames) = ds.layout, ds._selected(roi)
     corrections = ds._corrections(corrections)
-    to = output_dtype(layout.dtype, dtype, corrections)
-    whole = Box((0,) * len(layout.sig_shape), layout.sig_shape)
-    sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, layout.placements, [whole], to,
+    to = ds._output_dtype(dtype, corrections)
+    whole = Box.whole(layout, ds._reduction)
+    table = BoxDecoder.placements(layout, layout.placements, whole, corrections, True, ds._reduction)
+    sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, table, [whole], to,
                          depth=depth, memory=memory, threads=threads, cold=facts.cold)
     edges = block_edges(tile_edges(nav, sizes.depth), sizes.block_frames)
     if layout.strided is not None:          # each block is a pass over the file
@@ -264,20 +265,21 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         needed, block_bytes = len(frames) * frame_bytes, min(sizes.block_frames, len(frames)) * frame_bytes
         read = layout.image_count * frame_bytes * (len(edges) - 1)
     else:
-        plan = make_plan(layout, frames, edges, layout.placements, alignment=facts.transport.alignment, gap=sizes.gap)
+        plan = make_plan(layout, frames, edges, table, alignment=facts.transport.alignment, gap=sizes.gap)
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
     first, stop = extents[:, 1], extents[:, 1] + extents[:, 2]
     unaligned = int(((first % GDS_ALIGNMENT != 0) | (stop % GDS_ALIGNMENT != 0)).sum())
     rates = _measured(ds, facts, frames, edges, sizes, to, corrections) if measure else {}
     return Explanation(
         path=ds._name, format=ds.format, encoding=layout.encoding.name, native_dtype=str(layout.dtype), dtype=str(to),
-        sig_shape=layout.sig_shape, frames=len(frames), n_files=len(set(ds.files)), file_system=facts.file_system, resident=facts.resident,
+        sig_shape=tuple(ds.shape.sig), frames=len(frames), n_files=len(set(ds.files)), file_system=facts.file_system,
+        resident=facts.resident,
         device=facts.device, transport=facts.transport.id, why=facts.why, why_not=_why_not(facts, unaligned, len(extents)),
         extents=None if layout.strided is not None else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
-        tile_frames=sizes.depth, tile_bytes=sizes.depth * layout.sig_size * to.itemsize, block_frames=sizes.block_frames,
+        tile_frames=sizes.depth, tile_bytes=sizes.depth * ds.shape.sig.size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
         memory_bytes=sizes.memory_bytes, memory_budget=parse_bytes(memory),
-        stages=tuple(_stages(facts, read, needed, len(frames) * layout.sig_size * to.itemsize, threads, sizes.read_threads > 0, rates)),
+        stages=tuple(_stages(facts, read, needed, len(frames) * ds.shape.sig.size * to.itemsize, threads, sizes.read_threads > 0, rates)),
         overlapping=facts.device != "cpu" or sizes.read_threads > 0, measured=rates)
 
 

@@ -19,6 +19,7 @@ from gpuio.geometry.tiling import TilingScheme
 from gpuio.layout import Encoding, Layout, plain_pieces
 from gpuio.messages import WorkerContext
 from gpuio.meta import DataSetMeta
+from gpuio.reduction import Reduction
 from gpuio.shape import Shape, Slice
 from gpuio.tile import DataTile
 
@@ -113,6 +114,8 @@ class BasePartition(Partition):
         Frames of the partition, blank ones included.
     layout, engine_name
         What the format handed over, and the engine that decodes; without a layout frames are plain items of the files' dtype.
+    reduction
+        Crop and binning of the detector.
 
     Raises
     ------
@@ -121,12 +124,13 @@ class BasePartition(Partition):
     """
 
     def __init__(self, meta: DataSetMeta, partition_slice: Slice, fileset: FileSet, start_frame: int, num_frames: int, io_backend: Any,
-                 decoder: Any = None, *, layout: Layout | None = None, engine_name: str = "cpu") -> None:
+                 decoder: Any = None, *, layout: Layout | None = None, engine_name: str = "cpu",
+                 reduction: Reduction | None = None) -> None:
         super().__init__(meta, partition_slice, io_backend, decoder)
         if num_frames <= 0:
             raise ValueError(f"a partition needs at least one frame; num_frames is {num_frames}")
         self._start_frame, self._num_frames = start_frame, num_frames
-        self._engine_name = engine_name
+        self._engine_name, self._reduction = engine_name, reduction
         stop = min(start_frame + num_frames, meta.image_count)
         self._fileset = _touched(fileset, start_frame, stop)
         layout = layout or _plain_layout(meta, fileset)
@@ -182,6 +186,7 @@ class BasePartition(Partition):
         yield from pipeline.tiles(
             self._layout, self._engine, self._io_backend, nav, frames, boxes=boxes, dtype=dtype, depth=scheme.depth,
             corrections=self._corrections, repair_whole=False, memory=_TILES_MEMORY, views=roi is None,
+            reduction=self._reduction,
         )
 
     def _get_tiles_by_range(self, scheme: TilingScheme, dtype: np.dtype, roi: np.ndarray | None) -> Iterator[DataTile]:
@@ -227,7 +232,7 @@ class BasePartition(Partition):
             target = np.full(count, -1, dtype=np.int64)
             target[nav - origin] = frames
             pipeline.read_frames(self._layout, self._engine, self._io_backend, target, out, corrections=self._corrections,
-                                 memory=_TILES_MEMORY)
+                                 memory=_TILES_MEMORY, reduction=self._reduction)
         return DataTile(out, Slice((origin, *(0,) * len(sig)), Shape((count, *sig), sig_dims=len(sig))), 0)
 
 

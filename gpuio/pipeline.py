@@ -17,6 +17,7 @@ from gpuio.boxes import Box, BoxDecoder
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine
 from gpuio.layout import Layout
+from gpuio.reduction import Reduction
 from gpuio.sizing import block_edges, output_dtype, stream_sizes, tile_edges
 from gpuio.tile import DataTile
 from gpuio.workers import Call, Workers
@@ -24,7 +25,8 @@ from gpuio.workers import Call, Workers
 
 def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, *, boxes: Sequence[Box] | None = None,
           dtype: Any = None, depth: int | None = None, corrections: CorrectionSet | None = None, repair_whole: bool = True,
-          memory: int | str | None = None, threads: int = 0, views: bool = True, cold: bool = False) -> Iterator[DataTile]:
+          memory: int | str | None = None, threads: int = 0, views: bool = True, cold: bool = False,
+          reduction: Reduction | None = None) -> Iterator[DataTile]:
     """Tiles of a selection, in order, blanks left out.
 
     Parameters
@@ -48,6 +50,8 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
         Hand out views of mapped memory where nothing needs doing.
     cold
         Read ahead in large blocks, for files that are not in the page cache.
+    reduction
+        Crop and binning of the detector; `boxes` are boxes of its result.
 
     Raises
     ------
@@ -57,14 +61,13 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
         At the tile whose bytes could not be read.
     """
     out_dtype = output_dtype(layout.dtype, dtype, corrections)
-    whole = Box((0,) * len(layout.sig_shape), layout.sig_shape)
-    boxes = [whole] if boxes is None else list(boxes)
+    boxes = [Box.whole(layout, reduction)] if boxes is None else list(boxes)
     table = layout.placements
-    placements = [BoxDecoder.placements(layout, table, box, corrections, repair_whole) for box in boxes]
+    placements = [BoxDecoder.placements(layout, table, box, corrections, repair_whole, reduction) for box in boxes]
     table = np.concatenate(placements) if len(boxes) > 1 else placements[0]
     sizes = stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=memory, threads=threads, cold=cold)
     edges = tile_edges(nav, sizes.depth)
-    decoders = [BoxDecoder(layout, engine, box, rows, out_dtype, corrections, repair_whole)
+    decoders = [BoxDecoder(layout, engine, box, rows, out_dtype, corrections, repair_whole, reduction)
                 for box, rows in zip(boxes, placements, strict=True)]
     views = views and len(boxes) == 1 and decoders[0].is_view(out_dtype)
     threads = 0 if views else threads
@@ -83,7 +86,8 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
 
 
 def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, out: Any, *, box: Box | None = None,
-                corrections: CorrectionSet | None = None, memory: int | str | None = None, cold: bool = False) -> None:
+                corrections: CorrectionSet | None = None, memory: int | str | None = None, cold: bool = False,
+                reduction: Reduction | None = None) -> None:
     """Decode `frames` into `out`.
 
     Parameters
@@ -92,13 +96,13 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
         File frames in any order, repeats allowed; -1 is a blank frame and leaves its part of `out` alone.
     out : dtype[n, *box], C order, engine memory, written
     """
-    box = box or Box((0,) * len(layout.sig_shape), layout.sig_shape)
+    box = box or Box.whole(layout, reduction)
     positions = np.flatnonzero(frames >= 0)
     if not len(positions):
         return
     wanted = frames[positions]
-    rows = BoxDecoder.placements(layout, layout.placements, box, corrections, True)
-    decoder = BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True)
+    rows = BoxDecoder.placements(layout, layout.placements, box, corrections, True, reduction)
+    decoder = BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True, reduction)
     sizes = stream_sizes(layout, engine, backend, wanted, rows, [box], out.dtype, depth=1, memory=memory, threads=0, cold=cold)
     runs = tile_edges(positions, len(frames))          # neighbours in `out`
     bounds = runs.tolist()

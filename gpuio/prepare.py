@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.engine import RepairTable, TransposeTable
+from gpuio.engine import Blocks, RepairTable, TransposeTable
 from gpuio.layout import (
     PART,
     PIXELS,
@@ -174,3 +174,21 @@ def _refuse(table: np.ndarray, bad: np.ndarray, why: str) -> None:
         at = int(np.argmax(bad))
         entry = ", ".join(f"{name}={value}" for name, value in zip(PLACEMENT_COLUMNS, table[at].tolist(), strict=True))
         raise ValueError(f"placement {at} {why}: {entry}")
+
+
+def check_bin(frames: Any, out: Any, blocks: Blocks) -> int:
+    """Check what `Engine.bin` is given; the number of planes.
+
+    Raises
+    ------
+    ValueError
+        The arrays have another form.
+    """
+    b = blocks
+    plane = b.rows * b.columns
+    planes, rest = divmod(out.shape[1] if out.ndim == 2 else 0, max(plane, 1))
+    if (min(b.rows, b.columns, b.down, b.across) < 1 or rest or frames.ndim != 2 or out.ndim != 2 or len(frames) != len(out)
+            or frames.shape[1] != planes * plane * b.down * b.across or not frames.flags.c_contiguous or not out.flags.c_contiguous):
+        raise ValueError(f"frames {list(frames.shape)} and out {list(out.shape)} do not fit {b}; expected [n, planes of pixels] "
+                         "and [n, planes of blocks] in C order")
+    return len(frames) * planes

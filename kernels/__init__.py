@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from gpuio import engine
-from gpuio.conversion import ConvertingDecoder, is_native, repair_widened
-from gpuio.engine import FrameDecoder, RepairTable, Staging, TransposeTable
-from gpuio.kernels import _launch, _transpose
+from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
+from gpuio.engine import Blocks, FrameDecoder, RepairTable, Staging, TransposeTable
+from gpuio.kernels import _bin, _launch, _transpose
 from gpuio.kernels._decoder import CudaDecoder
 from gpuio.kernels._runtime import Buffer, CupyRuntime, Kernel, Runtime, available
 from gpuio.layout import Encoding, Piece
-from gpuio.prepare import check_repair, check_transpose
+from gpuio.prepare import check_bin, check_repair, check_transpose
 
 __all__ = ["CudaEngine", "available"]
 
@@ -110,6 +110,20 @@ class CudaEngine:
         kernel = self._kernel("corrections", f"repair<f{8 * out.dtype.itemsize // items}>")
         with self._runtime.active():
             kernel(grid, block, (call,))
+
+    def bin(self, frames: Any, out: Any, blocks: Blocks) -> None:
+        """See `gpuio.engine.Engine.bin`."""
+        planes = check_bin(frames, out, blocks)
+        if not planes:
+            return
+        with self._runtime.active():
+            if any(a.dtype not in _launch.C_TYPES for a in (frames, out)):
+                bin_generally(frames, out, blocks)
+                return
+            call = _bin.call(planes, blocks)
+            call["pixels"], call["out"] = map(self._runtime.address, (frames, out))
+            grid, block = _bin.geometry(planes, blocks)
+            self._kernel("bin", _bin.expression(frames.dtype, out.dtype))(grid, block, (call,))
 
     def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
         """See `gpuio.engine.Engine.transpose`."""

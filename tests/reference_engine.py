@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.engine import Decode, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Decode, RepairTable, TransposeTable
 from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding, Piece
 
 
@@ -83,6 +83,20 @@ class ReferenceEngine:
                 for n in mine.tolist():
                     total = total + before[:, n]
                 out[:, pixel] = total / len(mine)
+
+    def bin(self, frames: np.ndarray, out: np.ndarray, blocks: Blocks) -> None:
+        planes = frames.reshape(-1, blocks.rows * blocks.down, blocks.columns * blocks.across)
+        wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[frames.dtype.kind])
+        for plane, to in zip(planes, out.reshape(-1, blocks.rows, blocks.columns), strict=True):
+            for y in range(blocks.rows):
+                for x in range(blocks.columns):
+                    total = wide.type(0)
+                    block = plane[y * blocks.down:(y + 1) * blocks.down, x * blocks.across:(x + 1) * blocks.across]
+                    for value in block.astype(wide).ravel():
+                        with np.errstate(over="ignore"):
+                            total = total + value
+                    with np.errstate(all="ignore"):
+                        to[y, x] = np.asarray(total).astype(out.dtype)
 
     def transpose(self, staged: np.ndarray, out: np.ndarray, piece: Piece, table: TransposeTable) -> None:
         size = out.dtype.itemsize

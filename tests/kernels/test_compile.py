@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gpuio.kernels import _launch, _transpose
+from gpuio.kernels import _bin, _launch, _transpose
 from tests.kernels import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.why_not()))
@@ -68,9 +69,19 @@ def test_transposing_stays_in_registers_and_moves_one_item_at_a_time(architectur
         assert bits <= kernel.memory("LDG") <= bits | {64}, "starts and frames are int64"
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_binning_stays_in_registers(architecture: int, tmp_path: Path) -> None:
+    if architecture not in nvrtc.architectures():
+        pytest.skip(f"this NVRTC does not compile for sm_{architecture}")
+    expressions = [_bin.expression(np.dtype(source), np.dtype(target)) for source, target in (("u2", "u4"), ("f4", "f4"), ("i1", "f8"))]
+    for expression, kernel in nvrtc.compile_kernels(_launch.source("bin"), expressions, architecture, tmp_path).items():
+        assert (kernel.stack_bytes, kernel.spill_bytes) == (0, 0) and kernel.registers <= REGISTERS, expression
+        assert not kernel.memory("LDL") and not kernel.memory("STL"), expression
+
+
 def test_every_kernel_file_is_compiled() -> None:
     folder = Path(_launch.__file__).parent
-    assert {p.stem for p in folder.glob("*.cu")} == {*KERNELS, "corrections", "transpose"}
+    assert {p.stem for p in folder.glob("*.cu")} == {*KERNELS, "corrections", "transpose", "bin"}
     assert set(KERNELS) == _launch.ENCODINGS
 
 
