@@ -7,15 +7,17 @@ numba is imported when the first decoder is made.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
 from gpuio.cpu_fallback._table import plan_walk
-from gpuio.engine import Blocks, Decode, FrameDecoder, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Decode, FrameDecoder, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
-from gpuio.layout import Encoding, Piece
+from gpuio.inflation import Kind, why_not
+from gpuio.layout import Encoding, Filter, Piece
 from gpuio.prepare import check_bin, check_maps, check_placements, check_repair, check_transpose
 
 #: Encoding -> its module here and the class in it.
@@ -129,6 +131,16 @@ class CpuEngine:
         from gpuio.cpu_fallback._transpose import transpose
 
         transpose(staged, out, piece, table)
+
+    def inflates(self, filters: Sequence[Filter]) -> str | None:
+        """See `gpuio.engine.Engine.inflates`."""
+        return why_not(filters, frozenset(Kind))
+
+    def inflater(self, filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> Inflater:
+        """See `gpuio.engine.Engine.inflater`. The first one on a machine takes some seconds to compile."""
+        from gpuio.cpu_fallback._inflate import CpuInflater
+
+        return CpuInflater(filters, chunk_bytes, item_bytes)
 
 
 class CpuDecoder:

@@ -13,7 +13,7 @@ used again and again; the bound call decodes a run of frames and costs about a m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,13 +21,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpuio.errors import BackendUnavailable
-from gpuio.layout import Encoding, Piece
+from gpuio.inflation import inflate_status as inflate_status
+from gpuio.layout import Encoding, Filter, Piece
 
 #: Device to use where none is named: "auto", "cpu", "cuda", "cuda:1".
 DEVICE_VARIABLE = "GPUIO_DEVICE"
 
 #: ``decode(first, count, at=0)``: frames ``starts[first:first + count]`` into ``out[at:at + count]``.
 Decode = Callable[..., None]
+
+#: ``inflate(chunks)``: statuses of the chunks, int32[n] in engine memory; 0 is good, `inflate_status` says what another one means.
+Inflate = Callable[[np.ndarray], Any]
 
 #: Called by engines with what they are about to compile; returns a context manager that lasts as long as they compile.
 #: Whoever has a user to tell puts theirs here. On a GPU the kernel may turn out to lie in CuPy's cache.
@@ -132,6 +136,28 @@ class FrameDecoder(Protocol):
         """
 
 
+class Inflater(Protocol):
+    """Undoes the filters of chunks of one size. On the CPU any number of threads may inflate with it at once."""
+
+    def bind(self, staged: Any, out: Any) -> Inflate:
+        """Attach buffers; they are kept alive by the returned call.
+
+        Parameters
+        ----------
+        staged : uint8[n], engine memory
+            Chunks as they are stored.
+        out : uint8[m], C order, engine memory, written
+            Inflated chunks; where a chunk is bad, what is written in its place is undefined, and nothing else is.
+
+        Returns
+        -------
+        Inflate
+            A call with ``chunks : int64[n, 4], host memory``: byte of the chunk in `staged`, its stored size, its mask of skipped
+            filters (bit k: filter k of the list was not applied), byte in `out` where its `chunk_bytes` begin. It raises ValueError
+            for chunks that do not lie within the buffers, before anything is inflated. Bad chunks have a status, and raise nothing.
+        """
+
+
 class Engine(Protocol):
     """Memory and arithmetic of one device."""
 
@@ -206,6 +232,25 @@ class Engine(Protocol):
         ------
         TypeError, ValueError
             Items of another size, or anything that reaches outside of `staged` or `out`.
+        """
+
+    def inflates(self, filters: Sequence[Filter]) -> str | None:
+        """None if this engine can undo `filters`, given in order of writing; else which one it cannot, with its number and name."""
+
+    def inflater(self, filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> Inflater:
+        """Prepare undoing `filters`.
+
+        Parameters
+        ----------
+        chunk_bytes
+            Of a chunk with nothing applied.
+        item_bytes
+            Of an element, for filters whose parameters do not say it.
+
+        Raises
+        ------
+        ValueError
+            Filters that `inflates` has a reason against, or parameters that do not fit the sizes.
         """
 
 

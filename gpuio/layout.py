@@ -75,6 +75,22 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """One step of how a chunk of pixels was packed.
+
+    Parameters
+    ----------
+    name
+        ``deflate``, ``shuffle``, ``fletcher32``, ``lzf``, ``lz4``, ``bitshuffle``, or ``hdf5_<id>`` for any other filter of HDF5.
+    params
+        What the writer was told (HDF5: cd_values). The first of ``shuffle`` and the third of ``bitshuffle`` is the size of an element.
+    """
+
+    name: str
+    params: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Runs of encoded pixels of a frame and where they go; see the module docstring for the meaning of each number."""
 

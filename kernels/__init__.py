@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuio import engine
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
-from gpuio.engine import Blocks, FrameDecoder, RepairTable, Staging, TransposeTable
+from gpuio.engine import Blocks, FrameDecoder, Inflater, RepairTable, Staging, TransposeTable
+from gpuio.inflation import plan_steps, why_not
 from gpuio.kernels import _bin, _launch, _transpose
 from gpuio.kernels._decoder import CudaDecoder
 from gpuio.kernels._runtime import Buffer, CupyRuntime, Kernel, Runtime, available
-from gpuio.layout import Encoding, Piece
+from gpuio.layout import Encoding, Filter, Piece
 from gpuio.prepare import check_bin, check_repair, check_transpose
 
 __all__ = ["CudaEngine", "available"]
@@ -145,6 +147,15 @@ class CudaEngine:
             kernel(grid, block, (call,))
             if (buffer := self._buffers.get(address(staged))) is not None:
                 buffer.decoded()
+
+    def inflates(self, filters: Sequence[Filter]) -> str | None:
+        """See `gpuio.engine.Engine.inflates`."""
+        return why_not(filters, frozenset())
+
+    def inflater(self, filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> Inflater:
+        """See `gpuio.engine.Engine.inflater`."""
+        plan_steps(filters, chunk_bytes, item_bytes, frozenset())
+        raise ValueError("chunks without filters are not inflated")
 
     def _repair_tables(self, table: RepairTable) -> tuple[Any, ...]:
         """`table` on the device; the last one is kept, since a stream uses one again and again."""

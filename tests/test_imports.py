@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
-    "values": "errors extras hostarray shape fileset layout findings meta reduction source tile corrections engine conversion prepare",
+    "values": "errors extras hostarray shape fileset layout inflation findings meta reduction source tile corrections engine "
+              "conversion prepare",
     "stream": "workers blocks boxes sizing pipeline access exchange messages partition dataset explain ceilings",
     "door": "__init__ base",
     "edge": "__main__ demo check candidates preview warmup testing",
