@@ -93,13 +93,7 @@ class PixelAccess:
         backend, cold, _ = self._transport()
         corrections = self._corrections(corrections)
         yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, depth=depth, memory=memory, corrections=corrections,
-                                  dtype=self._output_dtype(dtype, corrections), threads=threads, cold=cold, reduction=self._reduction)
-
-    def _output_dtype(self, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
-        """dtype of pixels: as asked; this data set's own without a wish; wide enough for corrections."""
-        summed = self._reduction is not None and self._reduction.bins and self.dtype.kind not in "fc"
-        corrected = corrections is not None and corrections.have_corrections()
-        return output_dtype(self.layout.dtype if summed and corrected else self.dtype, dtype, corrections)
+                                  dtype=self.output_dtype(dtype, corrections), threads=threads, cold=cold, reduction=self._reduction)
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
         return self.get_correction_data() if corrections is None else corrections
@@ -134,7 +128,7 @@ class PixelAccess:
         corrections = self._corrections(corrections)
         shape = tuple(self.shape.sig) if box is None else box.shape
         engine = self.engine
-        out = engine.zeros((len(nav), *shape), self._output_dtype(dtype, corrections))
+        out = engine.zeros((len(nav), *shape), self.output_dtype(dtype, corrections))
         backend, cold, _ = self._transport()
         pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
                              memory=memory, cold=cold, reduction=self._reduction)
@@ -153,7 +147,7 @@ class PixelAccess:
         """
         nav, frames = self._selected(roi)
         corrections = self._corrections(corrections)
-        dtype = self._output_dtype(None, corrections)
+        dtype = self.output_dtype(None, corrections)
         wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
         total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
         engine = self.engine
@@ -184,7 +178,10 @@ class PixelAccess:
 
     def output_dtype(self, dtype: Any = None, corrections: CorrectionSet | None = None) -> np.dtype:
         """dtype of pixels where `dtype` is asked for: if it is None, that of the data set, or as wide as corrections need."""
-        return output_dtype(self.dtype, dtype, self._corrections(corrections))
+        corrections = self._corrections(corrections)
+        # Corrected pixels are as wide as if they were not summed.
+        summed = self._reduction is not None and self._reduction.bins and self.dtype.kind not in "fc"
+        return output_dtype(self.layout.dtype if summed and corrections.have_corrections() else self.dtype, dtype, corrections)
 
     def __getitem__(self, key: Any) -> Any:
         """Decoded pixels: `pixels` without options."""

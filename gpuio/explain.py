@@ -254,7 +254,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     facts = Facts.of(ds) if facts is None else facts
     layout, (nav, frames) = ds.layout, ds._selected(roi)
     corrections = ds._corrections(corrections)
-    to = ds._output_dtype(dtype, corrections)
+    to = ds.output_dtype(dtype, corrections)
     whole = Box.whole(layout, ds._reduction)
     table = BoxDecoder.placements(layout, layout.placements, whole, corrections, True, ds._reduction)
     sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, table, [whole], to,

@@ -211,7 +211,7 @@ class DaskDataSet(ArrayDataSet):
 
     def get_cache_key(self) -> Any:
         """The array's name, which dask makes from what it is computed from, and the shape."""
-        return {"dask": self.metadata["name"], "shape": tuple(self.shape), "sync_offset": 0}
+        return {**super().get_cache_key(), "dask": self.metadata["name"]}
 
     @property
     def _name(self) -> str:

@@ -212,7 +212,7 @@ class MemoryDataSet(ArrayDataSet):
 
     def get_cache_key(self) -> Any:
         """Another one for each data set that is made: nobody else knows what is in the array."""
-        return {"memory": self._key, "shape": tuple(self.shape), "sync_offset": self.sync_offset}
+        return {**super().get_cache_key(), "memory": self._key}
 
     @classmethod
     def detect_params(cls, path: Any, executor: JobExecutor | None = None) -> dict[str, Any] | bool:
