@@ -203,7 +203,7 @@ def test_facts_are_told():
     said = {entry["name"]: entry["value"] for entry in ds.diagnostics}
     assert said["chunks"] == str(array.chunks) and said["Number of partitions"] == "2" and said["name"] == array.name
     assert set(ds.get_sync_offset_info().values()) == {0}
-    assert ds.get_cache_key() == {"dask": array.name, "shape": SHAPE, "sync_offset": 0} == load(array).get_cache_key()
+    assert ds.get_cache_key() == {"path": None, "dask": array.name, "shape": SHAPE, "sync_offset": 0} == load(array).get_cache_key()
     assert ds.get_cache_key() != load(array + 1).get_cache_key()
     assert ds.notes == ("6 chunks are merged into 2 partitions",)
     assert "computed" in repr(ds.explain()) and ds.check_valid() is True and ds.files == [] and "dask array" in repr(ds)

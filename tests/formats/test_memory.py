@@ -223,7 +223,7 @@ def test_it_travels_whole():
     np.testing.assert_array_equal(ds[0, 0], ARRAYS["backwards"][0, 2])
     part = pickle.loads(pickle.dumps(next(iter(ds.get_partitions()))))
     np.testing.assert_array_equal(part.get_macrotile().data[0], ARRAYS["backwards"][0, 2])
-    assert ds.get_cache_key() == load(ARRAYS["backwards"]).get_cache_key() | ds.get_cache_key()
+    assert ds.get_cache_key() != load(ARRAYS["backwards"]).get_cache_key(), "nobody knows whether the array is as it was"
     assert ds.get_cache_key() != load(ARRAYS["backwards"], sync_offset=2).get_cache_key()
 
 
