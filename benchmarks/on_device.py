@@ -218,7 +218,11 @@ def _pushes(engine: Engine, n_bytes: int, count: int) -> Work:
         for _ in range(count):
             staging.push(n_bytes)
 
-    return Work(run, n_bytes * count, lambda: engine.download(staging.device[n_bytes - 1:n_bytes]))
+    def wait() -> None:
+        with staging.reading():
+            engine.download(staging.device[n_bytes - 1:n_bytes])
+
+    return Work(run, n_bytes * count, wait)
 
 
 def _exhaust(engine: Engine, tiles: Iterator[Any]) -> None:

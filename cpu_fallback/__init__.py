@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
 from gpuio.cpu_fallback._table import plan_walk
-from gpuio.engine import Blocks, Decode, FrameDecoder, Inflater, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Decode, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
 from gpuio.inflation import Kind, why_not
 from gpuio.layout import Encoding, Filter, Piece
@@ -47,10 +48,16 @@ class CpuStaging:
     """`gpuio.engine.Staging` where host and device are the same memory."""
 
     def __init__(self, n_bytes: int) -> None:
-        self.host = self.device = aligned(n_bytes, PAGE)
+        self.host = self.landing = self.device = aligned(n_bytes, PAGE)
 
     def push(self, n_bytes: int) -> None:
         """Nothing to do: what is in `host` is in `device`."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_free(self, memory: str) -> bool:
+        return True
 
 
 class CpuEngine:
@@ -92,6 +99,15 @@ class CpuEngine:
     def staging(self, n_bytes: int) -> CpuStaging:
         """Page-aligned memory, as direct I/O needs it."""
         return CpuStaging(n_bytes)
+
+    def output(self, items: int, dtype: Any) -> HostOutput:
+        return HostOutput(self.empty((items,), dtype))
+
+    def computing(self, *, joined: bool = False) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def free_bytes(self) -> None:
+        return None
 
     def decoder(self, encoding: Encoding, placements: np.ndarray, frame_pixels: int, dtype: Any, *,
                 dark: np.ndarray | None = None, gain: np.ndarray | None = None) -> FrameDecoder:

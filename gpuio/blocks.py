@@ -4,21 +4,24 @@ A block is the unit of reading, a tile the unit of delivery; neither need divide
 slots, each with a staging buffer, and fills those of the next blocks while the caller decodes the present one. Three ways
 to fill a slot, chosen by the transport and the layout:
 
-- **staged**: extents are read into the staging buffer (and pushed to the device);
+- **staged**: extents are read into the staging buffer, and pushed to the device unless the transport brought them there;
 - **mapped**: the extents are mapped, frames start at addresses in the page cache, nothing is copied;
 - **gathered**: the layout is strided (navigation fastest); frames are put together in the engine's memory.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gpuio.engine import Decode, Engine
+from gpuio.errors import BackendUnavailable
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, Plan, make_plan
 from gpuio.layout import Layout
 
@@ -36,11 +39,6 @@ class Slot:
     bound: dict[tuple[int, int], Decode] = field(default_factory=dict)
     plan: Plan | None = None
     in_use: list[Any] = field(default_factory=list)      # decode calls that still read from this slot
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether some decode call still reads from this slot."""
-        return any(not call.done() for call in self.in_use)
 
 
 @dataclass(slots=True)
@@ -152,8 +150,11 @@ class BlockReader:
         started: deque[Block] = deque()
         tasks = self._tasks()
         exhausted = False
+        process = os.getpid()
         while True:
-            while idle and not exhausted and not (started and idle[0].is_busy):
+            if os.getpid() != process:      # its threads were not taken along
+                raise BackendUnavailable("a stream that was begun before this process was forked cannot go on in it; begin one here")
+            while idle and not exhausted and not (started and self._is_busy(idle[0])):
                 task = next(tasks, None)
                 if task is None:
                     exhausted = True
@@ -172,6 +173,12 @@ class BlockReader:
                 block.slot.staging.push(block.used_bytes)
             yield block
             idle.append(block.slot)
+
+    def _is_busy(self, slot: Slot) -> bool:
+        """Whether filling a slot would wait: for decode calls, or for a device, that still read from it."""
+        if any(not call.done() for call in slot.in_use):
+            return True
+        return self._ahead is not None and slot.staging is not None and not slot.staging.is_free("device" if self._on_device else "host")
 
     def _tasks(self) -> Iterator[tuple[Plan, int, int, list[tuple[int, int, int, int]]]]:
         """Plan as many blocks at a time as hold `PLAN_FRAMES`; yield (plan, its first frame, number of the block, extents)."""
@@ -216,23 +223,26 @@ class BlockReader:
         return block
 
     def _target(self, slot: Slot) -> Any:
-        """Where the transport puts bytes."""
-        return slot.staging.device if self._on_device else slot.staging.host
+        """Where the transport puts bytes; waits until what was there before has been read."""
+        return slot.staging.landing if self._on_device else slot.staging.host
 
     def _staging(self, n_bytes: int) -> Any:
         if self._layout.strided is None:
             return self._engine.staging(n_bytes)
         from gpuio.io.gather import Gathered
 
-        return Gathered(self._engine.empty((-(-n_bytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT,), np.uint8))
+        with self._engine.computing():
+            return Gathered(self._engine.empty((-(-n_bytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT,), np.uint8))
 
     def _fill(self, block: Block, extents: list[tuple[int, int, int, int]]) -> None:
         """Bring the block's bytes to where its frames are said to start."""
         slot, plan = block.slot, block.plan
         if self._layout.strided is not None:
-            self._reader.gather(self._frames[block.first:block.stop], slot.staging.device)
+            with self._engine.computing():
+                self._reader.gather(self._frames[block.first:block.stop], slot.staging.device)
         elif not self._mapped:
-            self._reader.read(extents, self._target(slot))
+            with self._engine.computing(joined=True) if self._on_device else nullcontext():     # arrays on a device are copied by it
+                self._reader.read(extents, self._target(slot))
         else:
             _release_map(slot)
             slot.mapped = self._reader.map(extents)

@@ -87,7 +87,8 @@ def host_to_device(engine: Engine) -> float:
 
     def copy() -> None:
         staging.push(COPY_BYTES)
-        engine.download(staging.device[-1:])        # here when the copy is done
+        with staging.reading():
+            engine.download(staging.device[-1:])        # here when the copy is done
 
     return _rate(COPY_BYTES, copy)
 

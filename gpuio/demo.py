@@ -209,9 +209,11 @@ def _copies(pool: ThreadPoolExecutor, threads: int) -> Iterator[int]:
 def _pushes(ds: DataSet) -> Iterator[int]:
     """Pinned memory to the device."""
     staging = ds.engine.staging(COPY_BYTES)
+    staging.host[:] = 1
     while True:
         staging.push(COPY_BYTES)
-        ds.engine.download(staging.device[-1:])
+        with staging.reading():
+            ds.engine.download(staging.device[-1:])
         yield COPY_BYTES
 
 

@@ -8,6 +8,11 @@ used again and again; the bound call decodes a run of frames and costs about a m
 >>> decode = decoder.bind(staged, starts, out)
 >>> decode(0, 8)          # frames starts[0:8] into out[0:8]
 >>> decode(8, 3, at=5)    # frames starts[8:11] into out[5:8]
+
+A device works in the background, in the order of its streams: an engine has one of its own, everything it is asked to do goes
+there, and whoever asks goes on only after it (`gpuio.kernels._runtime` has the theory). A stream of tiles is faster if it
+asks for less: what it does within `Engine.computing` and `Output.filling` is ordered with nobody until a tile is taken. On
+the CPU all of this is nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +31,9 @@ from gpuio.layout import Encoding, Filter, Piece
 
 #: Device to use where none is named: "auto", "cpu", "cuda", "cuda:1".
 DEVICE_VARIABLE = "GPUIO_DEVICE"
+
+#: Streams that DLPack has numbers for: the one that others are understood to use, and none, for those who see to it themselves.
+DLPACK_DEFAULT, DLPACK_NO_WAIT = 1, -1
 
 #: ``decode(first, count, at=0)``: frames ``starts[first:first + count]`` into ``out[at:at + count]``.
 Decode = Callable[..., None]
@@ -105,18 +113,65 @@ class Blocks:
 
 
 class Staging(Protocol):
-    """Bytes on their way: read into `host`, decoded from `device` (the same memory on the CPU)."""
+    """Bytes on their way: read into `host` and pushed, or read into `landing`; decoded from `device`. One memory on the CPU."""
 
     @property
     def host(self) -> np.ndarray:
         """uint8[n], aligned to 4096. May wait until the last `push` has left it: ask for it each time before filling it."""
 
     @property
+    def landing(self) -> Any:
+        """`device`, for a transport that fills it by itself. May wait until work that reads it is done: ask for it each time."""
+
+    @property
     def device(self) -> Any:
-        """uint8[n], engine memory."""
+        """uint8[n], engine memory. Decode calls wait for its bytes by themselves; read it otherwise only within `reading`."""
 
     def push(self, n_bytes: int) -> None:
-        """Make the first `n_bytes` of `host` visible in `device`, in order with later decode calls."""
+        """Make the first `n_bytes` of `host` visible in `device`."""
+
+    def reading(self) -> AbstractContextManager[Any]:
+        """Work given to the current stream inside finds the bytes pushed before, and they stay until it is done."""
+
+    def is_free(self, memory: str) -> bool:
+        """Whether asking for `host` or `landing`, by the `memory` ("host", "device") that a transport fills, would not wait."""
+
+
+class Output(Protocol):
+    """Engine memory that is filled again and again, and lent out in between."""
+
+    array: Any                       # dtype[items]
+
+    def filling(self) -> AbstractContextManager[Any]:
+        """Work given to the engine inside writes `array`: after all work of those who took it, and of the current stream."""
+
+    def take(self, stream: int | None = None) -> None:
+        """Let a stream go on only when `array` is filled, and the next filling only after that stream's work.
+
+        Parameters
+        ----------
+        stream
+            As DLPack names it; None is the current stream of the array module.
+        """
+
+    def release(self) -> None:
+        """The last filling is over; call it before letting go, so that the memory is not used again too early."""
+
+
+class HostOutput:
+    """`Output` where work is done when it returns."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def filling(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def take(self, stream: int | None = None) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
 
 
 class FrameDecoder(Protocol):
@@ -170,6 +225,19 @@ class Engine(Protocol):
     def upload(self, array: np.ndarray) -> Any: ...
     def download(self, array: Any) -> np.ndarray: ...
     def staging(self, n_bytes: int) -> Staging: ...
+    def output(self, items: int, dtype: Any) -> Output: ...
+
+    def computing(self, *, joined: bool = False) -> AbstractContextManager[Any]:
+        """Inside, the engine's own stream is the current one: for arrays and work that nobody else sees.
+
+        Parameters
+        ----------
+        joined
+            For arrays of others: after all that was given to the current stream before, and all that is given to it later comes after.
+        """
+
+    def free_bytes(self) -> int | None:
+        """Memory that can still be had; None where that is not the engine's to know."""
 
     def decoder(self, encoding: Encoding, placements: np.ndarray, frame_pixels: int, dtype: Any, *,
                 dark: np.ndarray | None = None, gain: np.ndarray | None = None) -> FrameDecoder:
@@ -298,7 +366,7 @@ def resolve_device(device: str | None = None) -> str:
     reason = why_no_cuda(int(number or 0))
     if reason is None:
         return f"cuda:{int(number or 0)}"
-    if asked == "auto":
+    if asked == "auto" and not _is_forked():     # a process that has a GPU does not lose it silently in its children
         return "cpu"
     raise BackendUnavailable(f"device {asked!r} is not available: {reason}")
 
@@ -310,6 +378,12 @@ def cpu_vendor() -> str:
             return next((line.partition(":")[2].strip() for line in info if line.startswith("vendor_id")), "")
     except OSError:
         return ""
+
+
+def _is_forked() -> bool:
+    from gpuio.kernels import forked
+
+    return forked() is not None
 
 
 def why_no_cuda(device: int = 0) -> str | None:

@@ -137,8 +137,8 @@ class Explanation:
         Frames of a tile at most, and of what is read at a time.
     buffers, read_threads, decode_threads
         Staging buffers; threads that read ahead; threads that decode ahead.
-    memory_bytes, memory_budget
-        What staging and output of the stream take at most, and what they may take.
+    memory_bytes, device_memory_bytes, memory_budget
+        What staging and output of the stream take at most of host and of device memory, and what they may take of each.
     expected_GB_per_s
         Of needed bytes, by the model; 0 if nothing was selected.
     measured
@@ -171,6 +171,7 @@ class Explanation:
     read_threads: int
     decode_threads: int
     memory_bytes: int
+    device_memory_bytes: int
     memory_budget: int
     stages: tuple[Stage, ...]
     overlapping: bool
@@ -219,7 +220,8 @@ class Explanation:
                           f"({self.amplification:.2f} bytes for each needed)")
         yield "tiles", f"{self.tile_frames} frames, {size_text(self.tile_bytes)}"
         yield "blocks", f"{self.block_frames} frames, {size_text(self.block_bytes)}, {self.buffers} at a time"
-        yield "memory", f"{size_text(self.memory_bytes)} of {size_text(self.memory_budget)}"
+        on_device = "" if self.device == "cpu" else f" page-locked, {size_text(self.device_memory_bytes)} on {self.device}, each"
+        yield "memory", f"{size_text(self.memory_bytes)}{on_device} of {size_text(self.memory_budget)}"
         yield "threads", f"{self.read_threads} read ahead, {self.decode_threads} decode ahead"
         for name, rate in self.measured.items():
             yield "measured", f"{name}: {rate:.3g} GB/s"
@@ -278,7 +280,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         extents=None if layout.strided is not None else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
         tile_frames=sizes.depth, tile_bytes=sizes.depth * ds.shape.sig.size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
-        memory_bytes=sizes.memory_bytes, memory_budget=parse_bytes(memory),
+        memory_bytes=sizes.host_bytes, device_memory_bytes=sizes.device_bytes, memory_budget=parse_bytes(memory),
         stages=tuple(_stages(facts, read, needed, len(frames) * ds.shape.sig.size * to.itemsize, threads, sizes.read_threads > 0, rates)),
         overlapping=facts.device != "cpu" or sizes.read_threads > 0, measured=rates)
 

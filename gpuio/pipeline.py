@@ -2,25 +2,34 @@
 
 `tiles` lends tiles one after the other: a tile is valid until the next step, its buffer is used again. `read_frames`
 decodes frames into an array of the caller's. Both keep to a memory budget that covers staging and output.
+
+A device is given its work without waiting for it, one tile ahead of the consumer: while that works on a tile, the next one
+is decoded into the other of two buffers, and the bytes of later ones travel. Whoever takes a tile makes a stream of its own
+wait for it (`gpuio.engine.Output`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpuio.blocks import Block, BlockReader
 from gpuio.boxes import Box, BoxDecoder
 from gpuio.corrections import CorrectionSet
-from gpuio.engine import Engine
+from gpuio.engine import Engine, Output
+from gpuio.errors import MemoryBudgetError
 from gpuio.layout import Layout
 from gpuio.reduction import Reduction
-from gpuio.sizing import block_edges, output_dtype, stream_sizes, tile_edges
+from gpuio.sizing import Sizes, block_edges, name_of, output_dtype, stream_sizes, tile_edges
 from gpuio.tile import DataTile
 from gpuio.workers import Call, Workers
+
+T = TypeVar("T")
 
 
 def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, *, boxes: Sequence[Box] | None = None,
@@ -65,21 +74,42 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     table = layout.placements
     placements = [BoxDecoder.placements(layout, table, box, corrections, repair_whole, reduction) for box in boxes]
     table = np.concatenate(placements) if len(boxes) > 1 else placements[0]
-    sizes = stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=memory, threads=threads, cold=cold)
+
+    def divide(budget: int | str | None) -> Sizes:
+        return stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=budget, threads=threads,
+                            cold=cold)
+
+    def begin(sizes: Sizes) -> tuple[Generator[DataTile], list[DataTile]]:
+        stream = _stream(layout, engine, backend, nav, frames, boxes, placements, table, out_dtype, corrections, repair_whole, reduction,
+                         sizes, threads, views)
+        return stream, list(islice(stream, 1))
+
+    stream, first = _within_memory(layout, engine, memory, divide, begin)       # by its first tile a stream has all its memory
+    with closing(stream):
+        while first:
+            yield first.pop()
+        yield from stream
+
+
+def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, boxes: Sequence[Box],
+            placements: Sequence[np.ndarray], table: np.ndarray, dtype: np.dtype, corrections: CorrectionSet | None, repair_whole: bool,
+            reduction: Reduction | None, sizes: Sizes, threads: int, views: bool) -> Generator[DataTile]:
+    """`tiles` with the sizes chosen."""
     edges = tile_edges(nav, sizes.depth)
-    decoders = [BoxDecoder(layout, engine, box, rows, out_dtype, corrections, repair_whole, reduction)
-                for box, rows in zip(boxes, placements, strict=True)]
-    views = views and len(boxes) == 1 and decoders[0].is_view(out_dtype)
-    threads = 0 if views else threads
+    with engine.computing():
+        decoders = [BoxDecoder(layout, engine, box, rows, dtype, corrections, repair_whole, reduction)
+                    for box, rows in zip(boxes, placements, strict=True)]
+    views = views and len(boxes) == 1 and decoders[0].is_view(dtype)
+    threads = 0 if views or engine.name != "cpu" else threads       # a device decodes in the background by itself
     workers = Workers(threads) if threads else None
     reader = BlockReader(layout, engine, backend, frames, block_edges(edges, sizes.block_frames), table, slots=sizes.slots,
                          threads=sizes.read_threads, gap=sizes.gap, deferred=threads > 0 and not sizes.read_threads,
                          piece_bytes=sizes.piece_bytes)
     largest = max(int(np.prod(box.shape)) for box in boxes)
-    ring = _OutputRing(engine, sizes.depth * largest, out_dtype, threads + 1 if threads else 1)
-    with reader:
+    ring = _OutputRing(engine, sizes.depth * largest, dtype, 1 if views else sizes.outputs)
+    with reader, closing(ring):
         try:
-            yield from _deliver(reader, decoders, ring, nav, edges, workers, threads, views)
+            yield from _deliver(reader, decoders, ring, nav, edges, workers, views)
         finally:            # before the reader lets go of what the threads decode from
             if workers is not None:
                 workers.close()
@@ -102,49 +132,115 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
         return
     wanted = frames[positions]
     rows = BoxDecoder.placements(layout, layout.placements, box, corrections, True, reduction)
-    decoder = BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True, reduction)
-    sizes = stream_sizes(layout, engine, backend, wanted, rows, [box], out.dtype, depth=1, memory=memory, threads=0, cold=cold)
     runs = tile_edges(positions, len(frames))          # neighbours in `out`
     bounds = runs.tolist()
     flat = out.reshape(len(frames), -1)
-    run = 0
-    with BlockReader(layout, engine, backend, wanted, block_edges(runs, sizes.block_frames), rows, slots=sizes.slots,
-                     threads=sizes.read_threads, gap=sizes.gap, piece_bytes=sizes.piece_bytes) as reader:
-        for block in reader:
-            block.check()
-            decode = decoder.bind(block, flat)
-            pos = block.first
-            while pos < block.stop:
-                stop = min(bounds[run + 1], block.stop)
-                decode(pos - block.base, stop - pos, at=int(positions[pos]))
-                run += stop == bounds[run + 1]
-                pos = stop
+
+    def divide(budget: int | str | None) -> Sizes:
+        return stream_sizes(layout, engine, backend, wanted, rows, [box], out.dtype, depth=1, memory=budget, threads=0, cold=cold)
+
+    def read(sizes: Sizes) -> None:
+        decoder = BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True, reduction)
+        run = 0
+        with BlockReader(layout, engine, backend, wanted, block_edges(runs, sizes.block_frames), rows, slots=sizes.slots,
+                         threads=sizes.read_threads, gap=sizes.gap, piece_bytes=sizes.piece_bytes) as reader:
+            for block in reader:
+                block.check()
+                decode = decoder.bind(block, flat)
+                pos = block.first
+                while pos < block.stop:
+                    stop = min(bounds[run + 1], block.stop)
+                    decode(pos - block.base, stop - pos, at=int(positions[pos]))
+                    run += stop == bounds[run + 1]
+                    pos = stop
+
+    with engine.computing(joined=True):
+        _within_memory(layout, engine, memory, divide, read)
+
+
+def _within_memory(layout: Layout, engine: Engine, memory: int | str | None, divide: Callable[[int | str | None], Sizes],
+                   run: Callable[[Sizes], T]) -> T:
+    """`run` with what `divide` makes of the budget; once more with less where a device has no more to give.
+
+    Raises
+    ------
+    MemoryBudgetError
+        That was too much as well; names what the device has.
+    """
+    sizes = divide(memory)
+    try:
+        return run(sizes)
+    except MemoryError:
+        if engine.free_bytes() is None:
+            raise
+    # Only now has the failed attempt let go of its own.
+    free = engine.free_bytes() or 0
+    fewer = divide(max(min(sizes.device_bytes // 2, free // 2), sizes.least_bytes))
+    try:
+        return run(fewer)
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"{name_of(layout)}: {engine.name} has {free} bytes left, too few for a stream of {fewer.device_bytes} bytes and for "
+            f"what it needs besides; expected memory={max(free // 2, sizes.least_bytes)} or less to fit; "
+            f"one frame needs {sizes.least_bytes}") from error
 
 
 class _OutputRing:
     """Output buffers that are used in turn."""
 
     def __init__(self, engine: Engine, items: int, dtype: np.dtype, count: int) -> None:
-        self._make: Callable[[], Any] = lambda: engine.empty((items,), dtype)
-        self._buffers: list[Any] = []
-        self._count, self._next = count, 0
+        self._make: Callable[[], Output] = lambda: engine.output(items, dtype)
+        self._buffers: list[Output] = []
+        self.count, self._next = count, 0
+        self._shaped: dict[tuple[int, int], tuple[Any, Any]] = {}
 
-    def take(self) -> Any:
-        if len(self._buffers) < self._count:
+    def take(self) -> Output:
+        if len(self._buffers) < self.count:
             self._buffers.append(self._make())
-        buffer = self._buffers[self._next % self._count]
+        buffer = self._buffers[self._next % self.count]
         self._next += 1
         return buffer
 
+    def shaped(self, buffer: Output, decoder: BoxDecoder) -> tuple[Any, Any]:
+        """Views of a buffer, the same ones each time: [depth, pixels] and [depth, *box]."""
+        key = (id(buffer), id(decoder))
+        if key not in self._shaped:
+            depth = buffer.array.shape[0] // decoder.pixels
+            rows = buffer.array[: depth * decoder.pixels].reshape(depth, decoder.pixels)
+            self._shaped[key] = rows, rows.reshape(depth, *decoder.box.shape)
+        return self._shaped[key]
+
+    def close(self) -> None:
+        """Give the memory back, in order with those who used it."""
+        for buffer in self._buffers:
+            buffer.release()
+
 
 def _deliver(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
-             workers: Workers | None, ahead: int, views: bool) -> Iterator[DataTile]:
-    """Walk through blocks and tiles together; decode each intersection; hand out a tile when its last frame is there."""
+             workers: Workers | None, views: bool) -> Iterator[DataTile]:
+    """Walk through blocks and tiles together; decode each intersection; hand out a tile when later ones have been begun."""
     waiting: deque[tuple[DataTile, list[Call]]] = deque()
+    try:
+        for made in _decoded(reader, decoders, ring, nav, edges, workers, views):
+            waiting.append(made)
+            if len(waiting) == ring.count:
+                yield _finished(waiting.popleft())
+    except MemoryError:
+        raise
+    except Exception:
+        while waiting:          # those before the one that failed
+            yield _finished(waiting.popleft())
+        raise
+    while waiting:
+        yield _finished(waiting.popleft())
+
+
+def _decoded(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
+             workers: Workers | None, views: bool) -> Iterator[tuple[DataTile, list[Call]]]:
+    """Tiles, and what has to be waited for before they can be handed out."""
     bounds, origins = edges.tolist(), nav[edges[:-1]].tolist()
-    shaped: dict[tuple[int, int], Any] = {}
     tile = 0
-    flat: Any = None
+    buffer: Any = None
     work: list[Call] = []
     for block in reader:
         pos = block.first
@@ -157,46 +253,32 @@ def _deliver(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing,
                 # A block that lies in one file is viewed at once; of others, each tile that does.
                 view = _view(block, start, end, decoders[0]) if whole is None else whole[start - block.first:end - block.first]
                 if view is not None:
-                    yield DataTile.lent(view, origins[tile], decoders[0].box.origin, decoders[0].box.index)
+                    yield DataTile.lent(view, origins[tile], decoders[0].box.origin, decoders[0].box.index), []
                     tile, pos = tile + 1, stop
                     continue
             for decoder in decoders:
-                if pos == start or flat is None:
-                    flat = ring.take()
-                    work = []
-                key = (id(flat), id(decoder))
-                if key not in shaped:
-                    depth = flat.shape[0] // decoder.pixels
-                    rows = flat[: depth * decoder.pixels].reshape(depth, decoder.pixels)
-                    shaped[key] = rows, rows.reshape(depth, *decoder.box.shape)
-                rows, stack = shaped[key]
+                if pos == start or buffer is None:
+                    buffer, work = ring.take(), []
+                rows, stack = ring.shaped(buffer, decoder)
+                arguments = block, decoder, buffer, rows, pos - block.base, stop - pos, pos - start
                 if workers is None:
-                    decoder.bind(block, rows)(pos - block.base, stop - pos, at=pos - start)
+                    _decode(*arguments)
                 else:
-                    call = workers.submit(_work, block, decoder, rows, pos - block.base, stop - pos, pos - start)
-                    work.append(call)
-                    block.slot.in_use.append(call)
+                    work.append(workers.submit(_decode, *arguments))
+                    block.slot.in_use.append(work[-1])
                 if stop == end:
-                    done = DataTile.lent(stack[: end - start], origins[tile], decoder.box.origin, decoder.box.index)
-                    if workers is None:
-                        yield done
-                    else:
-                        waiting.append((done, work))
-                        work = []
-                        while len(waiting) > ahead:
-                            yield _finished(waiting.popleft())
+                    yield DataTile.lent(stack[: end - start], origins[tile], decoder.box.origin, decoder.box.index, buffer), work
             if stop == end:
                 tile += 1
             pos = stop
-    while waiting:
-        yield _finished(waiting.popleft())
 
 
-def _work(block: Block, decoder: BoxDecoder, rows: Any, first: int, count: int, at: int) -> None:
-    """What a decoding thread does: read the block, if that was left to it, and decode frames of it."""
+def _decode(block: Block, decoder: BoxDecoder, buffer: Output, rows: Any, first: int, count: int, at: int) -> None:
+    """Read the block, if that was left to whoever decodes, and decode frames of it."""
     if block.fill is not None:
         block.fill()
-    decoder.bind(block, rows)(first, count, at=at)
+    with buffer.filling():
+        decoder.bind(block, rows)(first, count, at=at)
 
 
 def _finished(entry: tuple[DataTile, list[Call]]) -> DataTile:

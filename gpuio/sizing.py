@@ -39,9 +39,12 @@ class Sizes:
     depth: int              # frames of a tile
     block_frames: int       # frames of a block
     slots: int              # staging buffers
+    outputs: int            # tiles that are begun before the first of them is handed out
     read_threads: int
     gap: int
-    memory_bytes: int       # staging and output together, at most
+    host_bytes: int         # of host memory, at most; page-locked where tiles are decoded on a device
+    device_bytes: int       # of device memory, at most
+    least_bytes: int        # the smallest budget that would do
     piece_bytes: int = 0    # of the file at a time, where frames are gathered
 
 
@@ -85,6 +88,9 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
                  dtype: np.dtype, *, depth: int | None, memory: int | str | None, threads: int, cold: bool) -> Sizes:
     """Divide the memory budget among staging and output.
 
+    On the CPU the budget holds both. With a device it bounds host and device memory separately: there staging and output,
+    here the page-locked side of staging, or nothing where the transport ends on the device.
+
     Raises
     ------
     MemoryBudgetError
@@ -100,7 +106,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     mapped = backend.gives_views and not on_device and layout.strided is None
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
     slots, read_threads = (3, backend.read_threads) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
-    outputs = threads + 1 if threads else 1
+    outputs = 2 if on_device else threads + 1 if threads else 1
     if not read_threads:        # each decoding thread reads its own block, or all share a window of the file and the next one
         slots = min(outputs, 2) if mapped else outputs
     piece_bytes = 0
@@ -111,7 +117,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     share = 0 if mapped else slots * frame_staged
     least = frame_out * outputs + share + padding
     if budget < least:
-        raise MemoryBudgetError(f"{_name(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
+        raise MemoryBudgetError(f"{name_of(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
                                 f"({outputs} x {frame_out} bytes of output, {slots} x {0 if mapped else frame_staged} bytes of staging)")
     if depth is None:
         wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES
@@ -129,8 +135,15 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         block_frames = max(depth, block_frames)
     if block_frames > depth:
         block_frames = depth if threads and not (read_threads or mapped) else block_frames - block_frames % depth
-    return Sizes(depth, int(block_frames), slots, read_threads, gap, depth * frame_out * outputs + int(block_frames) * share + padding,
-                 piece_bytes)
+    staging = int(block_frames) * share + padding
+    total = depth * frame_out * outputs + staging
+    if not on_device:
+        host_bytes = total
+    elif layout.strided is not None:
+        host_bytes = PIECES * piece_bytes       # frames are put together on the device
+    else:
+        host_bytes = staging if backend.memory == "host" else 0
+    return Sizes(depth, int(block_frames), slots, outputs, read_threads, gap, host_bytes, total if on_device else 0, least, piece_bytes)
 
 
 def _gap(layout: Layout, frames: np.ndarray, needed: np.ndarray) -> tuple[int, int]:
@@ -146,7 +159,8 @@ def _gap(layout: Layout, frames: np.ndarray, needed: np.ndarray) -> tuple[int, i
     return gap, int(between[(needed > 0) & (between <= gap)].sum())
 
 
-def _name(layout: Layout) -> str:
+def name_of(layout: Layout) -> str:
+    """The (first) file, for messages."""
     if layout.strided is not None:
         return layout.strided.path
     return layout.parts[0][0].path

@@ -2,8 +2,9 @@
 for arrays that are stored with navigation fastest.
 
 ``driver.cuh`` holds the loop and its theory, ``<encoding>.cu`` what an encoding adds to it, ``_launch`` turns placements
-into launches, ``_runtime`` is all that touches CUDA. Kernels are compiled when first needed, only the instantiation that
-is needed, and kept by CuPy under the text of their source. CuPy is imported when an engine is made.
+into launches, ``_runtime`` is all that touches CUDA, and has the theory of its streams; ``_available`` tells why it may not
+be touched. Kernels are compiled when first needed, only the instantiation that is needed, and kept by CuPy under the text of
+their source. CuPy is imported when an engine is made.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from gpuio import engine
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
-from gpuio.engine import Blocks, FrameDecoder, Inflater, RepairTable, Staging, TransposeTable
+from gpuio.engine import Blocks, FrameDecoder, Inflater, Output, RepairTable, Staging, TransposeTable
 from gpuio.inflation import plan_steps, why_not
 from gpuio.kernels import _bin, _launch, _transpose
-from gpuio.kernels._decoder import CudaDecoder
-from gpuio.kernels._runtime import Buffer, CupyRuntime, Kernel, Runtime, available
+from gpuio.kernels._available import available, forked
+from gpuio.kernels._decoder import CudaDecoder, JoinedDecoder, reading
+from gpuio.kernels._runtime import CupyRuntime, Kernel, Runtime
 from gpuio.layout import Encoding, Filter, Piece
 from gpuio.prepare import check_bin, check_repair, check_transpose
 
-__all__ = ["CudaEngine", "available"]
+__all__ = ["CudaEngine", "available", "forked"]
 
 
 class CudaEngine:
@@ -42,6 +45,10 @@ class CudaEngine:
     ------
     ImportError, RuntimeError
         CUDA is not there; `available` says so beforehand, with the reason.
+
+    Notes
+    -----
+    Every method raises BackendUnavailable in a process that was forked from the one that made the engine.
     """
 
     encodings = _launch.ENCODINGS
@@ -51,22 +58,22 @@ class CudaEngine:
         self.name, self.xp = self._runtime.name, self._runtime.xp
         self._lock = threading.Lock()
         self._kernels: dict[tuple[str, str], Kernel] = {}
-        self._buffers: weakref.WeakValueDictionary[int, Buffer] = weakref.WeakValueDictionary()
+        self._buffers: weakref.WeakValueDictionary[int, Staging] = weakref.WeakValueDictionary()
         self._repairs: tuple[RepairTable, tuple[Any, ...]] | None = None
         self._transposed: tuple[TransposeTable, tuple[Any, ...]] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Uninitialised device memory."""
+        """Uninitialised device memory of the current stream."""
         with self._runtime.active():
             return self.xp.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Device memory of zeros."""
+        """Device memory of zeros, of the current stream."""
         with self._runtime.active():
             return self.xp.zeros(shape, dtype)
 
     def upload(self, array: np.ndarray) -> Any:
-        """A copy on the device."""
+        """A copy on the device, of the current stream."""
         with self._runtime.active():
             return self._runtime.upload(array)
 
@@ -76,14 +83,22 @@ class CudaEngine:
             return self._runtime.download(array)
 
     def staging(self, n_bytes: int) -> Staging:
-        """Page-locked host memory and device memory of `n_bytes`, rounded up to a multiple of 16.
-
-        Reading `host` waits until the last `push` has left it, so ask for it each time before it is filled.
-        """
-        with self._runtime.active():
-            buffer = self._runtime.staging(n_bytes)
+        """Device memory of `n_bytes`, rounded up to a multiple of 16, and as much page-locked host memory once `host` is asked for."""
+        buffer = self._runtime.staging(n_bytes)
         self._buffers[self._runtime.address(buffer.device)] = buffer
         return buffer
+
+    def output(self, items: int, dtype: Any) -> Output:
+        """See `gpuio.engine.Output`; it belongs to the current stream."""
+        return self._runtime.output(items, dtype)
+
+    def computing(self, *, joined: bool = False) -> AbstractContextManager[Any]:
+        """See `gpuio.engine.Engine.computing`."""
+        return self._runtime.computing(joined=joined)
+
+    def free_bytes(self) -> int | None:
+        """Device memory that can still be had."""
+        return self._runtime.free_bytes()
 
     def decoder(self, encoding: Encoding, placements: np.ndarray, frame_pixels: int, dtype: Any, *,
                 dark: np.ndarray | None = None, gain: np.ndarray | None = None) -> FrameDecoder:
@@ -92,7 +107,8 @@ class CudaEngine:
         if encoding.name not in self.encodings:
             raise ValueError(f"encoding {encoding.name!r} is unknown; expected one of {', '.join(sorted(self.encodings))}")
         if not is_native(encoding.dtype, dtype):
-            return ConvertingDecoder(self, encoding, placements, frame_pixels, dtype, dark, gain)
+            with self.computing():
+                return JoinedDecoder(self._runtime, ConvertingDecoder(self, encoding, placements, frame_pixels, dtype, dark, gain))
         return CudaDecoder(self._runtime, self._kernel, self._buffers, encoding, placements, frame_pixels, dtype, dark, gain)
 
     def repair(self, out: Any, table: RepairTable) -> None:
@@ -100,25 +116,24 @@ class CudaEngine:
         check_repair(out, table)
         if not (len(out) and len(table.pixels)):
             return
-        if out.dtype.char not in "fdFD":
-            repair_widened(self, out, table)
-            return
-        pixels, starts, neighbours = self._repair_tables(table)
-        call, address = np.zeros((), dtype=_launch.REPAIR_CALL), self._runtime.address
-        call["out"], call["pixels"], call["starts"], call["neighbours"] = map(address, (out, pixels, starts, neighbours))
-        call["items"] = items = 2 if out.dtype.kind == "c" else 1
-        call["n"], call["frames"], call["frame_pixels"] = len(table.pixels), out.shape[0], out.shape[1]
-        grid, block = _launch.repair_geometry(len(table.pixels) * items, len(out))
-        kernel = self._kernel("corrections", f"repair<f{8 * out.dtype.itemsize // items}>")
-        with self._runtime.active():
-            kernel(grid, block, (call,))
+        with self.computing(joined=True):
+            if out.dtype.char not in "fdFD":
+                repair_widened(self, out, table)
+                return
+            pixels, starts, neighbours = self._repair_tables(table)
+            call, address = np.zeros((), dtype=_launch.REPAIR_CALL), self._runtime.address
+            call["out"], call["pixels"], call["starts"], call["neighbours"] = map(address, (out, pixels, starts, neighbours))
+            call["items"] = items = 2 if out.dtype.kind == "c" else 1
+            call["n"], call["frames"], call["frame_pixels"] = len(table.pixels), out.shape[0], out.shape[1]
+            grid, block = _launch.repair_geometry(len(table.pixels) * items, len(out))
+            self._kernel("corrections", f"repair<f{8 * out.dtype.itemsize // items}>")(grid, block, (call,))
 
     def bin(self, frames: Any, out: Any, blocks: Blocks) -> None:
         """See `gpuio.engine.Engine.bin`."""
         planes = check_bin(frames, out, blocks)
         if not planes:
             return
-        with self._runtime.active():
+        with self.computing(joined=True):
             if any(a.dtype not in _launch.C_TYPES for a in (frames, out)):
                 bin_generally(frames, out, blocks)
                 return
@@ -136,17 +151,15 @@ class CudaEngine:
         if address(staged) % size or address(out) % size:
             raise ValueError(f"staged or out does not start at a multiple of the {size} bytes of an item; expected memory of this engine")
         kernel = self._kernel("transpose", f"transpose<{_transpose.ITEMS[size]}>")
-        kept = self._transposed
-        if kept is None or kept[0] is not table:
-            kept = self._transposed = table, tuple(self.upload(a) for a in (table.starts // size, table.frames))
-        call = _transpose.call(piece, size)
-        call["staged"], call["out"], call["starts"], call["frames"] = map(address, (staged, out, *kept[1]))
-        call["n"], call["frame_pixels"] = len(table.starts), out.shape[1]
-        grid, block = _transpose.geometry(piece.rows * piece.repeats, len(table.starts))
-        with self._runtime.active():
+        with self.computing(joined=True), reading(self._buffers.get(address(staged))):
+            kept = self._transposed
+            if kept is None or kept[0] is not table:
+                kept = self._transposed = table, tuple(self.upload(a) for a in (table.starts // size, table.frames))
+            call = _transpose.call(piece, size)
+            call["staged"], call["out"], call["starts"], call["frames"] = map(address, (staged, out, *kept[1]))
+            call["n"], call["frame_pixels"] = len(table.starts), out.shape[1]
+            grid, block = _transpose.geometry(piece.rows * piece.repeats, len(table.starts))
             kernel(grid, block, (call,))
-            if (buffer := self._buffers.get(address(staged))) is not None:
-                buffer.decoded()
 
     def inflates(self, filters: Sequence[Filter]) -> str | None:
         """See `gpuio.engine.Engine.inflates`."""

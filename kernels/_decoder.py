@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from gpuio.engine import Decode
+from gpuio.engine import Decode, FrameDecoder, Staging
 from gpuio.kernels import _launch
-from gpuio.kernels._runtime import Buffer, Kernel, Runtime
+from gpuio.kernels._runtime import Kernel, Runtime
 from gpuio.layout import Encoding
 from gpuio.prepare import check_maps, check_placements
 
@@ -22,10 +23,10 @@ class CudaDecoder:
     compiled
         Gives the kernel of a source file and expression.
     buffers
-        Staging buffers by device address; they are told when they have been read.
+        Staging buffers by device address; they are told when they are read.
     """
 
-    def __init__(self, runtime: Runtime, compiled: Callable[[str, str], Kernel], buffers: Mapping[int, Buffer],
+    def __init__(self, runtime: Runtime, compiled: Callable[[str, str], Kernel], buffers: Mapping[int, Staging],
                  encoding: Encoding, placements: np.ndarray, frame_pixels: int, dtype: np.dtype,
                  dark: np.ndarray | None, gain: np.ndarray | None) -> None:
         self.limits = check_placements(encoding, placements, frame_pixels)
@@ -40,7 +41,7 @@ class CudaDecoder:
         self.entries = _launch.entries(placements, encoding, variant.lanes, 0) if whole else loose, loose
         self.call = np.zeros((), dtype=_launch.CALL)
         self.call["frame_pixels"], self.call["param"] = frame_pixels, encoding.param
-        with runtime.active():
+        with runtime.computing():
             self._maps = {name: runtime.upload(_padded(m)) for name, m in maps.items()}
         for name, on_device in self._maps.items():
             self.call[name] = runtime.address(on_device)
@@ -96,11 +97,9 @@ class _Bound:
             bad = int(np.argmin(fits.all(axis=1)))
             raise ValueError(f"frame {first + bad} starts at {starts[bad].tolist()}; expected starts from {self._least.tolist()} "
                              f"to {self._most.tolist()} in {self._size} staged bytes")
-        with self._decoder.runtime.active():
+        with self._decoder.runtime.computing(joined=True), reading(self._buffer):
             for done in range(0, count, self._at_once):
                 self._launch(starts[done:done + self._at_once], at + done)
-            if self._buffer is not None:
-                self._buffer.decoded()
 
     def _launch(self, starts: np.ndarray, at: int) -> None:
         """Frames that begin at `starts` into ``out[at:]``; one launch for each 16 entries."""
@@ -116,6 +115,29 @@ class _Bound:
             call["entries"][:len(some)] = some
             grid, block = _launch.geometry(int(some["work"].max()), len(some), len(starts), decoder.frame_pixels, decoder.lanes)
             decoder.kernel(grid, block, (call,))
+
+
+class JoinedDecoder:
+    """A decoder of whole-array arithmetic, `inner`, whose work and memory are those of the compute stream."""
+
+    def __init__(self, runtime: Runtime, inner: FrameDecoder) -> None:
+        self._runtime, self._inner = runtime, inner
+
+    def bind(self, staged: Any, starts: np.ndarray, out: Any) -> Decode:
+        """See `gpuio.engine.FrameDecoder.bind`."""
+        with self._runtime.computing():
+            call = self._inner.bind(staged, starts, out)
+
+        def decode(first: int, count: int, at: int = 0) -> None:
+            with self._runtime.computing(joined=True):
+                call(first, count, at)
+
+        return decode
+
+
+def reading(buffer: Staging | None) -> AbstractContextManager[Any]:
+    """Work given inside reads `buffer`; None: memory that no transport fills."""
+    return nullcontext() if buffer is None else buffer.reading()
 
 
 def _check(decoder: CudaDecoder, staged: Any, starts: np.ndarray, out: Any) -> None:

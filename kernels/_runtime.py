@@ -1,45 +1,54 @@
-"""What the engine asks of CUDA, and CuPy's answer. Everything that needs a driver is in this file.
+"""What the engine asks of CUDA, and CuPy's answer. Here alone streams and events are handled.
 
-Order of work. Kernels run on the caller's current stream. Copies to the device have a stream of their own, so that the
-bytes of the next block travel while this one is decoded and used; two events for each staging buffer keep them apart:
+**Order of work.** CUDA runs the work of a stream in the order in which it was given, and the work of different streams in any
+order. Three kinds of streams touch the same memory: *copies* (host to device) and *compute* (all kernels, all arithmetic),
+both the engine's own, and those of consumers, which are whatever is current when they ask. So all memory that two of them
+touch has an event for each direction, and that is all the order there is:
 
-- *decoded*, on the stream that reads the buffer: the next copy into it waits for that;
-- *arrived*, on the copy stream: the stream that pushes goes on only after it, and so do later decode calls.
+====================  ==================  ==========  ===============================  ==============================
+memory                written by          read by     is read after                    is written again after
+====================  ==================  ==========  ===============================  ==============================
+``Staging.host``      the host            copies      (the host pushes when done)      *arrived*: the host waits
+``Staging.device``    copies              compute     *arrived*: compute waits         *decoded*: copies wait
+``Staging.device``    a transport         compute     (the host has seen it arrive)    *decoded*: the host waits
+``Output.array``      compute             consumers   *filled*: who takes it waits     *used*, of each: compute waits
+arrays of others      compute             consumers   `computing(joined=True)`: compute waits for the stream that was current, which
+                                                      goes on after compute
+maps, tables, scratch compute             compute     (one stream)                     (one stream)
+====================  ==================  ==========  ===============================  ==============================
 
-The host waits for neither. It waits only where it wants to fill host memory whose last copy is still under way.
+**Letting go is writing.** CuPy's pool gives freed memory at once to the next array made on the stream that it was made on.
+So memory is made on the stream that uses it last: what is the engine's own, with compute as the current stream; outputs on
+the consumer's, their *home*, which before they are freed waits for compute and for all who took them (`Output.release`).
+New memory has had owners, too: staging is *decoded*, and outputs are *used*, from the beginning. Copies hold no memory of
+their own: staging outlives them because its finalizer waits for *arrived*.
+
+**The host** waits in two places, both where a transport wants memory that is not free yet, and a ring of buffers makes that
+rare. All else it only gives to streams.
+
+**A fork** takes no CUDA along: whatever needs the device asks `active`, which refuses in a process that did not make it.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import sys
+import os
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import cache
-from importlib import metadata
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
-from gpuio.engine import Staging
+from gpuio.engine import DLPACK_DEFAULT, DLPACK_NO_WAIT, Output, Staging
+from gpuio.errors import BackendUnavailable
+from gpuio.kernels._available import FORKED
 from gpuio.kernels._launch import VECTOR
 
-#: Launches a kernel: ``kernel(grid, block, (argument record,))``.
+#: Launches a kernel on the current stream: ``kernel(grid, block, (argument record,))``.
 Kernel = Callable[[tuple[int, int, int], tuple[int, int, int], tuple[np.ndarray]], None]
 
-#: Compute capability of the oldest devices that kernels are made for (Volta), and that CUDA 13 compiles for (Turing).
-OLDEST, OLDEST_OF_CUDA_13 = (7, 0), (7, 5)
 #: Results equal those of the CPU bit for bit, so nothing may be contracted.
 COMPILE_OPTIONS = ("-std=c++17", "--fmad=false")
-
-
-class Buffer(Staging, Protocol):
-    """A staging buffer that is told when it is read."""
-
-    def decoded(self) -> None:
-        """Work that reads the buffer has been given to the current stream."""
 
 
 class Runtime(Protocol):
@@ -49,7 +58,16 @@ class Runtime(Protocol):
     xp: Any
 
     def active(self) -> AbstractContextManager[Any]:
-        """Make the device the current one."""
+        """Make the device the current one; the current stream stays that of the caller.
+
+        Raises
+        ------
+        BackendUnavailable
+            This process was forked from the one that made the runtime.
+        """
+
+    def computing(self, *, joined: bool = False) -> AbstractContextManager[Any]:
+        """See `gpuio.engine.Engine.computing`."""
 
     def kernel(self, source: str, expression: str) -> Kernel:
         """The function `expression` of `source`, compiled when first asked for."""
@@ -58,13 +76,19 @@ class Runtime(Protocol):
         """Where device memory begins."""
 
     def upload(self, array: np.ndarray) -> Any:
-        """A copy on the device, there when this returns."""
+        """A copy on the device, made on the current stream."""
 
     def download(self, array: Any) -> np.ndarray:
-        """A copy on the host."""
+        """A copy on the host, when the current stream is done."""
 
-    def staging(self, n_bytes: int) -> Buffer:
+    def staging(self, n_bytes: int) -> Staging:
         """A staging buffer; its device side starts at a multiple of 16 and has a size that is one."""
+
+    def output(self, items: int, dtype: Any) -> Output:
+        """Memory that consumers of the current stream will take."""
+
+    def free_bytes(self) -> int | None:
+        """Device memory that can still be had."""
 
 
 class CupyRuntime:
@@ -81,13 +105,48 @@ class CupyRuntime:
 
         self.name = f"cuda:{device}"
         self.xp = cupy
+        self._process = os.getpid()
         self._device = cupy.cuda.Device(device)
         with self._device:
-            self._copies = cupy.cuda.Stream(non_blocking=True)
+            self.copies, self.compute = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is not the one that made the runtime."""
+        return os.getpid() != self._process
 
     def active(self) -> AbstractContextManager[Any]:
+        if self.is_forked:
+            raise BackendUnavailable(f"device '{self.name}' is not available: {FORKED}")
         device: AbstractContextManager[Any] = self._device
         return device
+
+    def current(self) -> Any:
+        """The stream that the caller works on."""
+        return self.xp.cuda.get_current_stream()
+
+    def event(self) -> Any:
+        return self.xp.cuda.Event(disable_timing=True)
+
+    @contextmanager
+    def computing(self, *, joined: bool = False) -> Iterator[None]:
+        with self.active():
+            caller = self.current()
+            joined = joined and caller.ptr != self.compute.ptr
+            if joined:
+                self._join(caller, self.compute)
+            with self.compute:
+                try:
+                    yield
+                finally:
+                    if joined:
+                        self._join(self.compute, caller)
+
+    def _join(self, first: Any, then: Any) -> None:
+        """Let stream `then` go on after what was given to `first`. The event is its own: threads join at the same time."""
+        event = self.event()
+        event.record(first)
+        then.wait_event(event)
 
     def kernel(self, source: str, expression: str) -> Kernel:
         module = self.xp.RawModule(code=source, options=COMPILE_OPTIONS, name_expressions=(expression,))
@@ -98,102 +157,142 @@ class CupyRuntime:
         return int(array.data.ptr)
 
     def upload(self, array: np.ndarray) -> Any:
-        on_device = self.xp.asarray(array)
-        self.xp.cuda.get_current_stream().synchronize()     # it may be used on any stream from now on
-        return on_device
+        return self.xp.asarray(array)
 
     def download(self, array: Any) -> np.ndarray:
         host: np.ndarray = self.xp.asnumpy(array)
         return host
 
-    def staging(self, n_bytes: int) -> Buffer:
-        return CupyStaging(self.xp, self._copies, n_bytes)
+    def staging(self, n_bytes: int) -> Staging:
+        return CupyStaging(self, n_bytes)
+
+    def output(self, items: int, dtype: Any) -> Output:
+        return CupyOutput(self, items, dtype)
+
+    def free_bytes(self) -> int | None:
+        with self.active():
+            return int(self.xp.cuda.runtime.memGetInfo()[0]) + int(self.xp.get_default_memory_pool().free_bytes())
 
 
 class CupyStaging:
-    """Page-locked host memory and device memory of the same size, a multiple of 16."""
+    """Device memory, a multiple of 16, and page-locked host memory of the same size as soon as it is asked for."""
 
-    def __init__(self, cupy: Any, copies: Any, n_bytes: int) -> None:
-        n_bytes = max(VECTOR, -(-n_bytes // VECTOR) * VECTOR)
-        # Not from the pool, which rounds up to a power of two; cudaHostAlloc gives whole pages.
-        memory = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(n_bytes), 0)
-        self._host = np.frombuffer(memory, dtype=np.uint8, count=n_bytes)
-        self.device = cupy.empty(n_bytes, dtype=np.uint8)
-        self._copies, self._current = copies, cupy.cuda.get_current_stream
-        self._arrived, self._decoded = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
-        # The device memory may still be in use by whoever had it before.
-        self._decoded.record(self._current())
-        # Neither side is given back while a copy is under way.
-        weakref.finalize(self, self._arrived.synchronize).atexit = False
+    def __init__(self, runtime: CupyRuntime, n_bytes: int) -> None:
+        self._runtime, self._n_bytes = runtime, max(VECTOR, -(-n_bytes // VECTOR) * VECTOR)
+        self._host: np.ndarray | None = None
+        self._arrived, self._decoded = runtime.event(), runtime.event()
+        with runtime.computing():
+            self.device = runtime.xp.empty(self._n_bytes, dtype=np.uint8)
+            self._decoded.record(runtime.compute)
+        weakref.finalize(self, _finish_copy, runtime, self._arrived).atexit = False
 
     @property
     def host(self) -> np.ndarray:
-        """uint8[n], aligned to 4096. Waits until the last `push` has read it, so that it may be filled again."""
-        self._arrived.synchronize()
+        with self._runtime.active():
+            if self._host is None:
+                self._host = _page_locked(self._runtime.xp, self._n_bytes)
+            self._arrived.synchronize()
         return self._host
 
+    @property
+    def landing(self) -> Any:
+        with self._runtime.active():
+            self._decoded.synchronize()
+        return self.device
+
     def push(self, n_bytes: int) -> None:
-        if not 0 <= n_bytes <= len(self._host):
-            raise ValueError(f"push of {n_bytes} bytes; the staging buffer has {len(self._host)}")
-        self._copies.wait_event(self._decoded)
-        self.device.data.copy_from_host_async(self._host.ctypes.data, n_bytes, self._copies)
-        self._arrived.record(self._copies)
-        self._current().wait_event(self._arrived)
+        if not 0 <= n_bytes <= self._n_bytes:
+            raise ValueError(f"push of {n_bytes} bytes; the staging buffer has {self._n_bytes}")
+        with self._runtime.active():
+            assert self._host is not None, "what is pushed was written to `host`"
+            copies = self._runtime.copies
+            copies.wait_event(self._decoded)
+            self.device.data.copy_from_host_async(self._host.ctypes.data, n_bytes, copies)
+            self._arrived.record(copies)
 
-    def decoded(self) -> None:
-        self._decoded.record(self._current())
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with self._runtime.active():
+            reader = self._runtime.current()
+            reader.wait_event(self._arrived)
+            try:
+                yield
+            finally:
+                self._decoded.record(reader)
+
+    def is_free(self, memory: str) -> bool:
+        with self._runtime.active():
+            return bool((self._decoded if memory == "device" else self._arrived).done)
 
 
-@cache
-def available(device: int = 0) -> str | None:
-    """None if CUDA device number `device` can be used, else the reason and the remedy in one line."""
-    installed = [name for name in ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x") if _has(name)]
-    if len(installed) > 1:
-        return f"{' and '.join(installed)} are installed together, and either may be imported; uninstall all but one"
-    if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed; install gpuio[cuda13] or gpuio[cuda12], whichever fits the driver"
-    if not _has_driver():
-        return "no NVIDIA driver is installed, or it is not visible here (containers need the NVIDIA runtime)"
+class CupyOutput:
+    """`gpuio.engine.Output` in device memory."""
+
+    def __init__(self, runtime: CupyRuntime, items: int, dtype: Any) -> None:
+        self._runtime = runtime
+        with runtime.active():
+            self._home = runtime.current()
+            self.array = runtime.xp.empty((items,), dtype)
+            self._filled, self._used = runtime.event(), runtime.event()
+        #: Streams whose work compute has to wait for, by address. The memory's last owner worked on the first.
+        self._takers = {self._home.ptr: self._home}
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        runtime = self._runtime
+        with runtime.active():
+            caller = runtime.current()
+            for stream in {**self._takers, caller.ptr: caller}.values():
+                self._wait_for(stream, runtime.compute)
+            self._takers = {}
+            with runtime.compute:
+                try:
+                    yield
+                finally:
+                    self._filled.record(runtime.compute)
+
+    def take(self, stream: int | None = None) -> None:
+        with self._runtime.active():
+            taker = self._runtime.current()
+            if stream not in (None, DLPACK_NO_WAIT):        # CUDA's number of the default stream is 0
+                taker = self._runtime.xp.cuda.ExternalStream(0 if stream == DLPACK_DEFAULT else stream)
+            if taker.ptr not in self._takers:
+                taker.wait_event(self._filled)
+                self._takers[taker.ptr] = taker
+
+    def release(self) -> None:
+        if self._runtime.is_forked:
+            return
+        with self._runtime.active():
+            for stream in self._takers.values():
+                self._wait_for(stream, self._home)
+            self._home.wait_event(self._filled)
+
+    def _wait_for(self, user: Any, then: Any) -> None:
+        """Let stream `then` go on after what `user` was given up to now."""
+        self._used.record(user)
+        then.wait_event(self._used)
+
+
+def _page_locked(cupy: Any, n_bytes: int) -> np.ndarray:
+    """uint8[n_bytes] in whole pages; not from CuPy's pool, which rounds up to a power of two.
+
+    Raises
+    ------
+    MemoryError
+        The system gives no more of it.
+    """
     try:
-        import cupy
-    except ImportError as error:
-        return f"CuPy is installed but cannot be imported: {_line(error)}"
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
+        memory = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(n_bytes), 0)
     except RuntimeError as error:
-        return f"CUDA does not start: {_line(error)}; check the driver with nvidia-smi"
-    if device >= count:
-        return f"there is no CUDA device {device}; {count} found" + (", check CUDA_VISIBLE_DEVICES" if count == 0 else "")
-    try:
-        toolkit = cupy.cuda.nvrtc.getVersion()[0]
-    except (RuntimeError, ImportError, OSError) as error:
-        return f"the CUDA compiler library NVRTC is not found ({_line(error)}); install gpuio[cuda13] or gpuio[cuda12]"
-    number = str(cupy.cuda.Device(device).compute_capability)
-    capability = int(number[:-1]), int(number[-1])
-    if capability < OLDEST:
-        return f"CUDA device {device} has compute capability {capability[0]}.{capability[1]}; expected {OLDEST[0]}.{OLDEST[1]} or above"
-    if toolkit >= 13 and capability < OLDEST_OF_CUDA_13:
-        return (f"CUDA {toolkit} does not compile for device {device} of compute capability {capability[0]}.{capability[1]}; "
-                "install gpuio[cuda12]")
-    return None
+        if "cudaErrorMemoryAllocation" not in str(error):
+            raise
+        raise MemoryError(f"{n_bytes} bytes of page-locked host memory are not to be had") from error
+    return np.frombuffer(memory, dtype=np.uint8, count=n_bytes)
 
 
-def _has(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _has_driver() -> bool:
-    """Whether the driver's library loads: asked before CuPy is imported, which takes much longer."""
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _finish_copy(runtime: CupyRuntime, arrived: Any) -> None:
+    """Wait until a copy is over, before either of its sides is given back."""
+    if not runtime.is_forked:
+        with runtime.active():
+            arrived.synchronize()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from gpuio.engine import Blocks, Decode, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Decode, HostOutput, RepairTable, TransposeTable
 from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding, Piece
 
 
@@ -43,10 +44,16 @@ class _Staging:
     def __init__(self, n: int) -> None:
         base = np.empty(n + 4096, np.uint8)
         skip = -base.ctypes.data % 4096
-        self.host = self.device = base[skip:skip + n]
+        self.host = self.landing = self.device = base[skip:skip + n]
 
     def push(self, n_bytes: int) -> None:
         pass
+
+    def reading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_free(self, memory: str) -> bool:
+        return True
 
 
 class ReferenceEngine:
@@ -70,6 +77,15 @@ class ReferenceEngine:
 
     def staging(self, n_bytes: int) -> _Staging:
         return _Staging(n_bytes)
+
+    def output(self, items: int, dtype: Any) -> HostOutput:
+        return HostOutput(self.empty((items,), dtype))
+
+    def computing(self, *, joined: bool = False) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def free_bytes(self) -> None:
+        return None
 
     def decoder(self, encoding, placements, frame_pixels, dtype, *, dark=None, gain=None):
         return _Decoder(encoding, placements, frame_pixels, np.dtype(dtype), dark, gain)

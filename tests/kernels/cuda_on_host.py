@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuio.engine import HostOutput
 from gpuio.kernels import CudaEngine, _bin, _launch, _transpose
 
 #: Source files that decode nothing, and the argument of their kernels.
@@ -81,6 +82,9 @@ class HostRuntime:
     def active(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
+    def computing(self, *, joined: bool = False) -> AbstractContextManager[Any]:
+        return nullcontext()
+
     def kernel(self, source: str, expression: str) -> Callable[..., None]:
         if source not in self._libraries:
             self._libraries[source] = self._build(source)
@@ -137,6 +141,12 @@ class HostRuntime:
     def staging(self, n_bytes: int) -> HostStaging:
         return HostStaging(max(16, -(-n_bytes // 16) * 16))
 
+    def output(self, items: int, dtype: Any) -> HostOutput:
+        return HostOutput(self.xp.empty(items, dtype))
+
+    def free_bytes(self) -> None:
+        return None
+
 
 class HostStaging:
     """Two buffers, so that bytes which were not pushed are not there."""
@@ -144,13 +154,18 @@ class HostStaging:
     def __init__(self, n_bytes: int) -> None:
         self.host, self.device = aligned(n_bytes, 4096), aligned(n_bytes)
         self.device[:] = 0xA5
+        self.landing = self.device
         self.reads = 0
 
     def push(self, n_bytes: int) -> None:
         self.device[:n_bytes] = self.host[:n_bytes]
 
-    def decoded(self) -> None:
+    def reading(self) -> AbstractContextManager[Any]:
         self.reads += 1
+        return nullcontext()
+
+    def is_free(self, memory: str) -> bool:
+        return True
 
 
 def host_engine(folder: Path, *flags: str, kinds: Callable[[str], list[str]] = expressions) -> CudaEngine:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -71,9 +74,9 @@ def _least(ds, threads, cold):
 def test_a_budget_below_one_frame_names_what_would_do(tmp_path):
     ds, frames, paths = make(tmp_path, backend=BufferedBackend())
     least = _least(ds, 0, False)
-    with pytest.raises(MemoryBudgetError, match=str(paths[0])):
-        list(ds.tiles(dtype="f4", memory=least // 2))
     selected = np.arange(20)
+    with pytest.raises(MemoryBudgetError, match=str(paths[0])):
+        next(pipeline.tiles(ds.layout, ReferenceEngine(), BufferedBackend(), selected, selected, dtype="f4", memory=least - 1))
     tiles = pipeline.tiles(ds.layout, ReferenceEngine(), BufferedBackend(), selected, selected, dtype="f4", memory=least)
     np.testing.assert_array_equal(np.concatenate([np.array(t.data) for t in tiles]), frames.astype("f4"))
 
@@ -99,6 +102,35 @@ def test_tiles_come_in_order_whatever_the_threads(tmp_path, backend, threads):
         data.append(np.array(tile.data))
     assert origins == list(range(0, 20, 3))
     np.testing.assert_array_equal(np.concatenate(data), frames.astype("f8"))
+
+
+FORKED_STREAM = """
+import os, sys
+import numpy as np
+import gpuio
+from gpuio import pipeline
+from gpuio.io.backends import BufferedBackend
+np.save(sys.argv[1], np.ones((40, 5, 11), "u2"))
+ds = gpuio.open(sys.argv[1], device="cpu")
+every = np.arange(40)
+tiles = pipeline.tiles(ds.layout, ds.engine, BufferedBackend(), every, every, memory=900, depth=1, cold=True)     # read ahead by threads
+next(tiles)
+if pid := os.fork():
+    del tiles
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+try:
+    list(tiles)
+except gpuio.BackendUnavailable as error:
+    os._exit(0 if "begun before this process was forked" in str(error) else 1)
+os._exit(1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_stream_does_not_hang_in_a_forked_process_that_has_none_of_its_threads(tmp_path):
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED_STREAM, str(tmp_path / "a.npy")], timeout=60, capture_output=True,
+                         text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("backend", [MMapBackend(), BufferedBackend()], ids=lambda b: b.id)
