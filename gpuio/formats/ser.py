@@ -215,16 +215,20 @@ def _line_of_positions(source: Source, path: str, header: Header, count: int, si
 
 
 def _metadata(source: Source, path: str, header: Header, element: Element, size: int) -> dict[str, Any]:
-    """Calibrations, slowest axis first, and the tag of the first element."""
+    """Calibrations in the order of the pixels, slowest axis first, and the tag of the first element."""
 
     def axes(found: Sequence[Axis]) -> list[dict[str, Any]]:
         return [{"size": a.size, "delta": a.delta, "first": a.offset + (0.5 - a.element) * a.delta,
                  **({"description": a.description} if a.description else {}), **({"unit": a.unit} if a.unit else {})}
                 for a in reversed(found)]
 
+    sig_axes = axes(element.axes)
+    if len(sig_axes) == 2:          # counted from the bottom row in the file, from the top row here
+        upwards = sig_axes[0]
+        sig_axes[0] = {**upwards, "delta": -upwards["delta"], "first": upwards["first"] + (upwards["size"] - 1) * upwards["delta"]}
     tag = read_tag(source, path, header, int(read_offsets(source, path, header, header.tag_table, 1)[0]), size)
     return {"elements_planned": header.planned, "elements_written": header.written, "nav_axes": axes(header.dimensions),
-            "sig_axes": axes(element.axes), **{f"{key}_first" if key == "time_utc" else key: value for key, value in tag.items()}}
+            "sig_axes": sig_axes, **{f"{key}_first" if key == "time_utc" else key: value for key, value in tag.items()}}
 
 
 class SERDataSet(DataSet):

@@ -4,28 +4,24 @@ The graph holds the data set once, as paths and numbers, and chunks as a rule, n
 number of pixels, and no bytes of a file are in it. Chunks are independent and read-only, so that they run on threads,
 processes and machines, and a lost one is computed again. Slicing is passed down: of a chunk, only the frames and detector
 rows asked for are read.
-
-The default chunks are whole frames. Leading scan axes are cut into single positions until what is left fits the size of a
-chunk, one axis is cut into runs, further ones stay whole; runs end where files do, as far as that leaves them at least
-half as long.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuio.extras import extra
-from gpuio.integrations._outer import outer
+from gpuio.integrations._chunks import frame_chunks
+from gpuio.integrations._pixels import Pixels
 
 with extra("dask"):
     import dask.array
     from dask.array.core import normalize_chunks
     from dask.tokenize import tokenize
-    from dask.utils import SerializableLock, parse_bytes
+    from dask.utils import parse_bytes
 
 if TYPE_CHECKING:
     from gpuio.base import CorrectionSet, DataSet
@@ -65,34 +61,20 @@ def to_dask(ds: DataSet, *, chunks: Any = "auto", device: str | None = None, dty
     OSError
         A file is not there.
     """
-    ds = ds.to(device or ds.device)
-    pixels = _Pixels(ds, dtype, corrections)
+    pixels = Pixels(ds, device=device, dtype=dtype, corrections=corrections, one_at_a_time=lock is None)
     cut = _chunks(ds, chunks, pixels.dtype)
-    if lock is None and ds.device != "cpu":
-        lock = SerializableLock(f"gpuio-{ds.device}")
     name = f"gpuio-{ds.format}-{_token(pixels, cut)}"
     return dask.array.from_array(pixels, cut, name=name, lock=lock or False, asarray=False, meta=pixels[:0])
 
 
-class _Pixels:
-    """A data set with options, as something that dask can slice."""
-
-    def __init__(self, ds: DataSet, dtype: Any, corrections: CorrectionSet | None) -> None:
-        self.ds, self.corrections = ds, corrections
-        self.shape, self.ndim = tuple(ds.shape), len(ds.shape)
-        self.dtype = ds.output_dtype(dtype, corrections)
-
-    def __getitem__(self, key: Any) -> Any:
-        return outer(self.ds, key, dtype=self.dtype, corrections=self.corrections)
-
-
-def _token(pixels: _Pixels, chunks: Any) -> str:
+def _token(pixels: Pixels, chunks: Any) -> str:
     """The same for the same pixels in the same chunks."""
     ds, corrections = pixels.ds, pixels.corrections
     maps = None if corrections is None else (
         corrections.get_dark_frame(), corrections.get_gain_map(), corrections.get_excluded_pixels())
     files = [(path, found.st_size, found.st_mtime_ns) for path in sorted(_files(ds.layout)) for found in (os.stat(path),)]
-    return str(tokenize(ds.format, ds.get_cache_key(), ds.image_count, files, ds.device, pixels.dtype, maps, chunks))
+    return str(tokenize(ds.format, ds.get_cache_key(), ds.image_count, repr(ds.layout.excluded), files, ds.device, pixels.dtype, maps,
+                        chunks))
 
 
 def _files(layout: Layout) -> set[str]:
@@ -102,45 +84,13 @@ def _files(layout: Layout) -> set[str]:
     return found.union(*(_files(further) for further in (layout.dark, layout.gain) if further is not None))
 
 
-# -- chunks ----------------------------------------------------------------------------------------------------------
-
-
 def _chunks(ds: DataSet, chunks: Any, dtype: np.dtype) -> tuple[tuple[int, ...], ...]:
     """Sizes of chunks along each axis."""
-    nav, sig = tuple(ds.shape.nav), tuple(ds.shape.sig)
     if isinstance(chunks, str):
-        size = parse_bytes(dask.config.get("array.chunk-size") if chunks == "auto" else chunks)
-        depth = max(1, size // (math.prod(sig) * dtype.itemsize))
-        return (*_nav_chunks(nav, depth, _file_starts(ds)), *((n,) for n in sig))
+        return frame_chunks(ds, dtype, parse_bytes(dask.config.get("array.chunk-size") if chunks == "auto" else chunks))
     if not isinstance(chunks, dict):
-        named = tuple(chunks) if isinstance(chunks, (list, tuple)) else (chunks,) * len(nav)
-        chunks = named if len(named) != len(nav) else (*named, *(-1,) * len(sig))
+        nav, sig = ds.shape.nav.dims, ds.shape.sig.dims
+        named = tuple(chunks) if isinstance(chunks, (list, tuple)) else (chunks,) * nav
+        chunks = named if len(named) != nav else (*named, *(-1,) * sig)
     cut: tuple[tuple[int, ...], ...] = normalize_chunks(chunks, tuple(ds.shape), dtype=dtype)
     return cut
-
-
-def _file_starts(ds: DataSet) -> np.ndarray:
-    """Flat nav positions at which a file begins: int64[n]."""
-    if not ds.layout.parts:
-        return np.zeros(0, dtype=np.int64)
-    return ds.layout.parts[0].get_as_arr()[:, 0] - ds.sync_offset
-
-
-def _nav_chunks(nav: tuple[int, ...], depth: int, file_starts: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """Chunks of at most `depth` positions."""
-    axis = next((k for k in range(len(nav)) if math.prod(nav[k + 1:]) <= depth), len(nav) - 1)
-    inner, outer = math.prod(nav[axis + 1:]), math.prod(nav[:axis])
-    starts = file_starts[(file_starts > 0) & (file_starts < math.prod(nav)) & (file_starts % inner == 0)]
-    # A file has to begin there in every repetition of the axis.
-    cuts = np.flatnonzero(np.bincount(starts // inner % nav[axis], minlength=nav[axis]) == outer)
-    return (*((1,) * n for n in nav[:axis]), _runs(nav[axis], max(1, depth // inner), cuts), *((n,) for n in nav[axis + 1:]))
-
-
-def _runs(length: int, most: int, cuts: np.ndarray) -> tuple[int, ...]:
-    """Cut an axis into runs of at most `most`, at `cuts` where they lie in the second half of a run, else evenly."""
-    edges = [0]
-    while (rest := length - edges[-1]) > 0:
-        even = -(-rest // -(-rest // most))
-        first, last = np.searchsorted(cuts, (edges[-1] + (most + 1) // 2, edges[-1] + most + 1))
-        edges.append(int(cuts[last - 1]) if rest > most and last > first else edges[-1] + even)
-    return tuple(np.diff(edges).tolist())

@@ -182,7 +182,7 @@ def test_calibrations_become_metadata():
     axis = {"delta": -0.25, "first": 1.5 + 2.5 * 0.25, "description": "Position", "unit": "m"}
     assert dict(layout.metadata) == {
         "elements_planned": 6, "elements_written": 6, "nav_axes": [{"size": 2, **axis}, {"size": 3, **axis}],
-        "sig_axes": [{"size": 5, "delta": 2.0, "first": -0.5}, {"size": 7, "delta": 2.0, "first": -0.5}],
+        "sig_axes": [{"size": 5, "delta": -2.0, "first": 7.5}, {"size": 7, "delta": 2.0, "first": -0.5}],
         "time_utc_first": "2001-09-09T01:46:40+00:00", "position_x_m": 0.0, "position_y_m": 0.0}
 
 

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 
 import dask
 import distributed
@@ -15,8 +16,8 @@ import pytest
 
 import gpuio
 from gpuio import engine as engines
-from gpuio.integrations import dask as bridge
-from gpuio.integrations._outer import outer
+from gpuio.integrations._chunks import nav_chunks
+from gpuio.integrations._pixels import Pixels
 from tests.integrations.scans import NAMES
 from tests.kernels.cuda_on_host import host_engine, why_no_compiler
 
@@ -36,7 +37,8 @@ def test_every_pixel_is_the_one_written_and_blanks_are_zero(scan, name, sync_off
 def test_only_what_is_sliced_is_read(scan, monkeypatch):
     ds, truth = scan("mib").open(), scan("mib").truth()
     read = []
-    monkeypatch.setattr(bridge, "outer", lambda *args, **options: read.append(outer(*args, **options)) or read[-1])
+    slice_of = Pixels.__getitem__
+    monkeypatch.setattr(Pixels, "__getitem__", lambda self, key: read.append(slice_of(self, key)) or read[-1])
     array = ds.to_dask(chunks=(4, 11))
     read.clear()
     picked = array[2:7:2, 3, 5:9, ::2].compute(scheduler="synchronous")
@@ -61,7 +63,7 @@ def test_any_slice_of_the_array_is_that_of_the_frames(scan, name):
         for axis, k in reversed(list(enumerate(key))):              # NumPy takes lists together, dask one at a time
             expected = expected[(*(slice(None),) * axis, np.array(k, int) if isinstance(k, list) else k)]
             sliced = sliced[(*(slice(None),) * axis, k)]
-        np.testing.assert_array_equal(outer(ds, key), expected)
+        np.testing.assert_array_equal(Pixels(ds)[key], expected)
         np.testing.assert_array_equal(sliced.compute(scheduler="synchronous"), expected)
 
 
@@ -100,11 +102,11 @@ def test_chunks_end_where_files_do(scan):
 
 def test_files_inside_of_lines_cut_every_line_alike():
     starts = np.arange(0, 10 * 9, 3)
-    assert bridge._nav_chunks((10, 9), 5, starts) == ((1,) * 10, (3, 3, 3))
-    assert bridge._nav_chunks((10, 9), 5, starts[::2]) == ((1,) * 10, (5, 4))      # some lines only
-    assert bridge._nav_chunks((1, 9), 5, np.array([0, 4])) == ((1,), (4, 5))
-    assert bridge._nav_chunks((4, 5, 6), 45, np.array([30, 60, 90])) == ((1, 1, 1, 1), (5,), (6,))
-    assert bridge._nav_chunks((4, 5, 6), 75, np.array([60])) == ((2, 2), (5,), (6,))
+    assert nav_chunks((10, 9), 5, starts) == ((1,) * 10, (3, 3, 3))
+    assert nav_chunks((10, 9), 5, starts[::2]) == ((1,) * 10, (5, 4))      # some lines only
+    assert nav_chunks((1, 9), 5, np.array([0, 4])) == ((1,), (4, 5))
+    assert nav_chunks((4, 5, 6), 45, np.array([30, 60, 90])) == ((1, 1, 1, 1), (5,), (6,))
+    assert nav_chunks((4, 5, 6), 75, np.array([60])) == ((2, 2), (5,), (6,))
 
 
 def test_the_size_of_chunks_is_that_of_dask(scan):
@@ -232,19 +234,22 @@ def test_chunks_are_decoded_on_the_device_one_at_a_time(scan, tmp_path, monkeypa
     assert len(launches) > 0
 
     inside, most = 0, 0
-    read = bridge._Pixels.__getitem__
+    decode = type(ds).pixels
 
-    def watched(self, key):
+    def watched(self, *args, **options):
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
-        pixels = read(self, key)
+        time.sleep(0.002)                                       # long enough for others to come in
+        pixels = decode(self, *args, **options)
         inside -= 1
         return pixels
 
-    monkeypatch.setattr(bridge._Pixels, "__getitem__", watched)
-    np.testing.assert_array_equal(ds.to_dask(chunks=1).compute(scheduler="threads", num_workers=4), truth)
+    monkeypatch.setattr(type(ds), "pixels", watched)
+    np.testing.assert_array_equal(ds.to_dask(chunks=2).compute(scheduler="threads", num_workers=4), truth)
     assert most == 1
+    np.testing.assert_array_equal(ds.to_dask(chunks=2, lock=False).compute(scheduler="threads", num_workers=4), truth)
+    assert most > 1
 
 
 def test_a_missing_package_is_named_with_its_extra(scan):

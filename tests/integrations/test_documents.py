@@ -35,6 +35,10 @@ def test_an_example_runs(names, code):
     truth = np.asarray(names["ds"])
     if "image" in names:
         np.testing.assert_array_equal(names["image"], truth[..., 20:40, 20:40].sum(axis=(2, 3)))
+    if "bright" in names:
+        np.testing.assert_array_equal(names["bright"], truth[..., 20:40, 20:40].sum(axis=(2, 3)))
+    if "signal" in names:
+        np.testing.assert_array_equal(np.asarray(names["signal"].data), truth)
     if "whole" in names:
         np.testing.assert_array_equal(names["whole"], truth)
     if "patterns" in names:
