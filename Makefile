@@ -27,9 +27,13 @@ $(BASE): $(VENV)/.made pyproject.toml
 	$(PIP) install --editable '.$(EXTRAS)'
 	@touch $@
 
+# kvikio and its libraries without what they depend on, some 6 MB: the extra would bring the CUDA toolkit, 2 GB, and tests do without.
+KVIKIO := kvikio-cu13==26.10.* libkvikio-cu13==26.10.* rapids-logger==0.3.* nvidia-cufile==1.*
+
 $(TEST): $(BASE)
 	@echo "installing what the tests need"
 	$(PIP) install --editable '.[test]'
+	$(PIP) install --no-deps $(KVIKIO) || echo "kvikio cannot be had here; its tests will be skipped"
 	@touch $@
 
 $(DEV): $(TEST)

@@ -15,7 +15,7 @@ _HOMES = {
     "gpuio.fileset": ("File", "FileSet", "FileTree", "OffsetsSizes"),
     "gpuio.geometry.ranges": ("default_get_read_ranges", "make_get_read_ranges"),
     "gpuio.geometry.tiling": ("Negotiator", "TilingScheme", "UDFProtocol"),
-    "gpuio.io.backends": ("BufferedBackend", "DirectBackend", "IOBackend", "IOBackendImpl", "MMapBackend"),
+    "gpuio.io.backends": ("BufferedBackend", "DirectBackend", "GDSBackend", "IOBackend", "IOBackendImpl", "MMapBackend"),
     "gpuio.io.decoders": ("Decoder", "DefaultDecoder", "DtypeConversionDecoder", "decode_swap_2", "decode_swap_4"),
     "gpuio.meta": ("DataSetMeta", "PartitionStructure"),
     "gpuio.shape": ("Shape", "Slice", "SliceUsageError"),

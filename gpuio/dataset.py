@@ -27,7 +27,7 @@ from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
 from gpuio.reduction import Crop, Reduction, binned_dtype
 from gpuio.shape import Shape, Slice
-from gpuio.sizing import in_place
+from gpuio.sizing import frame_bytes, in_place
 from gpuio.source import HostFiles, Source
 
 if TYPE_CHECKING:
@@ -261,8 +261,9 @@ class DataSet(Exchange):
             return self._io_backend, False, "asked for"
         from gpuio.io import choose
 
-        files = self.layout.numbered_files()[0] if self.layout.strided is None else []
-        return choose([f.path for f in files], [f.size for f in files], in_place=self.device == "cpu" and in_place(self.layout))
+        files, on_device = self.layout.numbered_files()[0] if self.layout.strided is None else [], self.device != "cpu"
+        return choose([f.path for f in files], [f.size for f in files], in_place=not on_device and in_place(self.layout),
+                      on_device=on_device, frame_bytes=frame_bytes(self.layout))
 
     def reduce(self, crop: Crop | None = None, bin_sig: int | Sequence[int] | None = None, dtype: Any = None) -> DataSet:
         """The same data set with less of the detector: every way to pixels gives the reduced frames.

@@ -7,15 +7,11 @@ stream would have. So every answer can be had for any machine by making up its f
 cost as much as the slowest of them, stages of one thread cost their sum. Rates are those of ordinary hardware (`ASSUMED`)
 until they are measured on this one (`gpuio.ceilings`).
 
-GPUDirect Storage takes the bytes from the drive to the GPU without the host's memory in between. What it needs is told by
-NVIDIA's GPUDirect Storage documentation: a kernel module (nvidia-fs), a file system that takes part, the drive's place on
-the PCI bus from udev's database, and extents aligned to 4096 bytes. Where one is missing, cuFile reads by way of host memory.
+What GPUDirect Storage needs is told in `gpuio.io.gds`, which transport is chosen, and when, in `gpuio.io.choice`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
@@ -26,9 +22,10 @@ import numpy as np
 from gpuio.boxes import Box, BoxDecoder
 from gpuio.engine import why_no_cuda
 from gpuio.geometry.plan import make_plan
-from gpuio.io import resident_fraction
+from gpuio.io import gds, resident_fraction
 from gpuio.io.backends import DirectBackend
-from gpuio.io.choice import NETWORK, file_system
+from gpuio.io.choice import WARM, cached
+from gpuio.io.filesystems import NETWORK
 from gpuio.sizing import Sizes, block_edges, parse_bytes, stream_sizes, tile_edges
 
 if TYPE_CHECKING:
@@ -39,11 +36,6 @@ if TYPE_CHECKING:
 #: sixteen lanes, a data-centre GPU's memory, one thread that decodes (bytes of tiles), one thread that copies memory.
 ASSUMED = {"storage": 3.0, "network storage": 1.0, "page cache": 8.0, "memory copy": 8.0, "host to device": 20.0,
            "decoding on the GPU": 1000.0, "decoding on the CPU": 10.0}
-#: File systems that GPUDirect Storage reads by itself, and those of a network that take part if their own support is installed.
-GDS_LOCAL = frozenset({"ext4", "xfs"})
-GDS_NETWORK = frozenset({"beegfs", "gpfs", "lustre", "nfs", "nfs4", "wekafs"})
-#: Bytes that direct transfers between drive and GPU are aligned to.
-GDS_ALIGNMENT = 4096
 #: Files whose place in the page cache is asked for.
 _FILES_ASKED = 4
 
@@ -64,14 +56,14 @@ class Facts:
         Whether the stream expects the files to come from storage.
     why
         Why this transport.
-    file_system
-        Where the (first) file lies, as the system calls it.
+    file_system, drive
+        Where the (first) file lies, as the system calls them; None: no drive.
     resident
         Share of the places looked at that are in the page cache; None if it cannot be told.
     no_direct
         Why unbuffered reads are refused there; None if they are not.
-    has_kvikio, compatibility, has_nvidia_fs, has_udev
-        kvikio is installed; it was told to do without GPUDirect Storage; the kernel module is loaded; udev's database can be read.
+    machine
+        What GPUDirect Storage finds.
     """
 
     device: str
@@ -82,10 +74,8 @@ class Facts:
     file_system: str
     resident: float | None
     no_direct: str | None = None
-    has_kvikio: bool = False
-    compatibility: bool = False
-    has_nvidia_fs: bool = False
-    has_udev: bool = False
+    drive: str | None = None
+    machine: gds.Machine = field(default_factory=gds.Machine)
 
     @classmethod
     def of(cls, ds: DataSet) -> Facts:
@@ -94,14 +84,11 @@ class Facts:
         transport, cold, why = ds._transport()
         step = max(1, len(files) // _FILES_ASKED)
         shares = [s for s in map(resident_fraction, files[::step][:_FILES_ASKED]) if s is not None]
+        kind, drive = gds.place(files[0]) if files else ("no file system", None)
         return cls(
             device=device, no_cuda=why_no_cuda(int(device.partition(":")[2] or 0)), transport=transport, cold=cold, why=why,
-            file_system=file_system(os.path.dirname(os.path.realpath(files[0]))) if files else "no file system",
-            resident=sum(shares) / len(shares) if shares else None,
-            no_direct=DirectBackend().unavailable(files[0]) if files else "there are no files",
-            has_kvikio=importlib.util.find_spec("kvikio") is not None,
-            compatibility=os.environ.get("KVIKIO_COMPAT_MODE", "auto").lower() in ("1", "on", "true", "yes"),
-            has_nvidia_fs=os.path.exists("/proc/driver/nvidia-fs"), has_udev=os.access("/run/udev/data", os.R_OK | os.X_OK))
+            file_system=kind, drive=drive, resident=sum(shares) / len(shares) if shares else None,
+            no_direct=DirectBackend().unavailable(files[0]) if files else "there are no files", machine=gds.Machine.here())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +112,8 @@ class Explanation:
 
     Attributes
     ----------
+    page_locked
+        Whether bytes go to the device by way of page-locked memory of the host.
     why_not
         What was not chosen (``cuda``, ``gds``, ``direct``, ``mmap``), and everything that stands against it.
     extents
@@ -157,6 +146,7 @@ class Explanation:
     resident: float | None
     device: str
     transport: str
+    page_locked: bool
     why: str
     why_not: Mapping[str, tuple[str, ...]]
     extents: int | None
@@ -208,13 +198,12 @@ class Explanation:
         yield "frames", f"{self.frames} of {shape}, {self.encoding} {self.native_dtype}, as {self.dtype}"
         yield "device", self.device
         yield from self._reasons("cuda")
-        yield "transport", f"{self.transport}: {self.why}"
+        yield "transport", f"{self.transport}{', through page-locked memory' if self.page_locked else ''}: {self.why}"
         for name in self.why_not:
             if name != "cuda":
                 yield from self._reasons(name)
-        cached = "page cache unknown" if self.resident is None else f"{self.resident:.0%} of the places looked at in the page cache"
         if self.n_files:
-            yield "files", f"{self.n_files} on {self.file_system}, {cached}"
+            yield "files", f"{self.n_files} on {self.file_system}, {cached(self.resident)}"
         requests = "gathered, at most" if self.extents is None else f"{self.extents} extents, {self.unaligned_extents} of them unaligned,"
         yield "reading", (f"{requests} {size_text(self.read_bytes)} for {size_text(self.needed_bytes)} "
                           f"({self.amplification:.2f} bytes for each needed)")
@@ -270,13 +259,14 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         plan = make_plan(layout, frames, edges, table, alignment=facts.transport.alignment, gap=sizes.gap)
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
     first, stop = extents[:, 1], extents[:, 1] + extents[:, 2]
-    unaligned = int(((first % GDS_ALIGNMENT != 0) | (stop % GDS_ALIGNMENT != 0)).sum())
+    unaligned = int(((first % gds.ALIGNMENT != 0) | (stop % gds.ALIGNMENT != 0)).sum())
     rates = _measured(ds, facts, frames, edges, sizes, to, corrections) if measure else {}
     return Explanation(
         path=ds._name, format=ds.format, encoding=layout.encoding.name, native_dtype=str(layout.dtype), dtype=str(to),
         sig_shape=tuple(ds.shape.sig), frames=len(frames), n_files=len(set(ds.files)), file_system=facts.file_system,
-        resident=facts.resident,
-        device=facts.device, transport=facts.transport.id, why=facts.why, why_not=_why_not(facts, unaligned, len(extents)),
+        resident=facts.resident, device=facts.device, transport=facts.transport.id,
+        page_locked=facts.device != "cpu" and facts.transport.memory == "host", why=facts.why,
+        why_not=_why_not(facts, unaligned, len(extents)),
         extents=None if layout.strided is not None else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
         tile_frames=sizes.depth, tile_bytes=sizes.depth * ds.shape.sig.size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
@@ -304,8 +294,8 @@ def _source(facts: Facts) -> str:
     """Where the bytes are read from."""
     if facts.transport.id == "computed":
         return "memory copy"
-    cached = facts.resident is None or facts.resident >= 0.5
-    if cached and not facts.cold and facts.transport.id != "direct" and facts.transport.memory == "host":
+    by_page_cache = facts.transport.id != "direct" and facts.transport.memory == "host"
+    if by_page_cache and not facts.cold and (facts.resident is None or facts.resident >= WARM):
         return "page cache"
     return "network storage" if facts.file_system in NETWORK else "storage"
 
@@ -337,7 +327,7 @@ def _why_not(facts: Facts, unaligned: int, extents: int) -> dict[str, tuple[str,
     if facts.transport.id == "computed":        # there are no files
         return found
     if facts.transport.memory == "host":
-        found["gds"] = tuple(_against_gds(facts, unaligned, extents)) or ("nothing stands against it; it was not asked for",)
+        found["gds"] = tuple(_against_gds(facts, unaligned, extents)) or ("nothing stands against it; something else was asked for",)
     if facts.transport.id != "direct":
         found["direct"] = (facts.no_direct or "only if asked for (io_backend=DirectBackend()): it passes by the page cache, so that "
                            "every reading is as slow as the first",)
@@ -356,23 +346,12 @@ def _against_gds(facts: Facts, unaligned: int, extents: int) -> Iterator[str]:
     """All that stands between this data set and GPUDirect Storage."""
     if facts.device == "cpu":
         yield "pixels are decoded on the CPU"
-    if facts.file_system in GDS_NETWORK:
-        yield f"file system {facts.file_system}: it takes part only with its own GPUDirect support, which cannot be seen from here"
-    elif facts.file_system not in GDS_LOCAL:
-        kind = "network file system" if facts.file_system in NETWORK else "file system"
-        yield f"{kind} {facts.file_system}: GPUDirect Storage reads {' and '.join(sorted(GDS_LOCAL))}; put the file on one of them"
-    if not facts.has_kvikio:
-        yield "kvikio is not installed; install gpuio[gds13] or gpuio[gds12], whichever fits the driver"
-    if facts.compatibility:
-        yield "kvikio is told to use its compatibility mode; unset KVIKIO_COMPAT_MODE"
-    if not facts.has_nvidia_fs:
-        yield "the kernel module nvidia-fs is not loaded (no /proc/driver/nvidia-fs)"
-    if not facts.has_udev:
-        yield "udev's database /run/udev/data cannot be read, so drives are not found on the PCI bus; containers need it mounted"
-    if facts.resident is not None and facts.resident >= 0.5:
-        yield f"{facts.resident:.0%} of the places looked at are in the page cache, which is faster than storage"
+    yield from facts.machine.obstacles(facts.file_system)
+    yield from gds.doubts(facts.file_system, facts.drive)
+    if facts.resident is not None and facts.resident >= WARM:
+        yield f"{cached(facts.resident)}, which is faster than storage"
     if unaligned:
-        yield f"{unaligned} of {extents} extents are not aligned to {GDS_ALIGNMENT} bytes; they would be read with their surroundings"
+        yield f"{unaligned} of {extents} extents are not aligned to {gds.ALIGNMENT} bytes; they would be read with their surroundings"
 
 
 def size_text(n_bytes: float) -> str:

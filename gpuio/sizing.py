@@ -72,7 +72,12 @@ def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) 
 
 def in_place(layout: Layout) -> bool:
     """Whether frames in the page cache are better decoded where they lie: if taken front to back, or too large for the CPU's cache."""
-    return layout.is_sequential or int(np.diff(spans(layout.placements, layout.encoding, len(layout.parts))).sum()) > WARM_BLOCK_BYTES
+    return layout.is_sequential or frame_bytes(layout) > WARM_BLOCK_BYTES
+
+
+def frame_bytes(layout: Layout) -> int:
+    """Bytes of a frame in its files, from the first to the last that pixels lie in."""
+    return int(np.diff(spans(layout.placements, layout.encoding, len(layout.parts))).sum())
 
 
 def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,18 @@ from gpuio import ceilings, explain
 from gpuio.engine import get_engine
 from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.explain import ASSUMED, Facts, size_text
-from gpuio.io.backends import BufferedBackend, DirectBackend, IOBackend, MMapBackend
+from gpuio.io.backends import BufferedBackend, DirectBackend, GDSBackend, IOBackend, MMapBackend
 from gpuio.io.base import Extent
+from gpuio.io.gds import Machine
 from gpuio.sizing import parse_bytes
 
 NAV, SIG = (7, 13), (11, 17)
 FRAME_BYTES = 2 * 11 * 17
 
 
-@dataclass(frozen=True)
-class DeviceTransport(BufferedBackend):
-    """As much of a transport from storage to a device as an explanation looks at."""
-
-    memory = "device"
-    alignment = 4096
-
-    @property
-    def id(self) -> str:
-        return "gds"
-
-
 #: A machine where nothing stands against GPUDirect Storage.
 IDEAL = Facts(device="cuda:0", no_cuda=None, transport=BufferedBackend(), cold=True, why="made up", file_system="ext4", resident=0.0,
-              has_kvikio=True, compatibility=False, has_nvidia_fs=True, has_udev=True)
+              drive="nvme0n1", machine=Machine())
 
 
 @pytest.fixture
@@ -72,7 +60,7 @@ def reasons(ds: Any, facts: Facts, name: str) -> set[str]:
 
 
 def test_nothing_stands_against_gpudirect_on_an_ideal_machine(aligned: Any) -> None:
-    assert reasons(aligned, IDEAL, "gds") == {"nothing stands against it; it was not asked for"}
+    assert reasons(aligned, IDEAL, "gds") == {"nothing stands against it; something else was asked for"}
     assert reasons(aligned, IDEAL, "cuda") == set()
 
 
@@ -82,10 +70,11 @@ def test_nothing_stands_against_gpudirect_on_an_ideal_machine(aligned: Any) -> N
     ({"file_system": "overlay"}, "file system overlay: GPUDirect Storage reads ext4 and xfs"),
     ({"file_system": "smb3"}, "network file system smb3: GPUDirect Storage reads ext4 and xfs"),
     ({"file_system": "lustre"}, "file system lustre: it takes part only with its own GPUDirect support"),
-    ({"has_kvikio": False}, "kvikio is not installed; install gpuio[gds13]"),
-    ({"compatibility": True}, "kvikio is told to use its compatibility mode; unset KVIKIO_COMPAT_MODE"),
-    ({"has_nvidia_fs": False}, "the kernel module nvidia-fs is not loaded"),
-    ({"has_udev": False}, "udev's database /run/udev/data cannot be read"),
+    ({"drive": "vda"}, "drive vda: direct transfers need NVMe drives"),
+    ({"machine": Machine(no_kvikio="kvikio is on holiday")}, "kvikio is on holiday"),
+    ({"machine": Machine(mode="on")}, "kvikio is told to use its compatibility mode; unset KVIKIO_COMPAT_MODE"),
+    ({"machine": Machine(has_nvidia_fs=False)}, "the kernel module nvidia-fs is not loaded"),
+    ({"machine": Machine(has_udev=False)}, "udev's database /run/udev/data cannot be read"),
     ({"resident": 0.87}, "87% of the places looked at are in the page cache"),
 ])
 def test_each_obstacle_to_gpudirect_is_named_alone(aligned: Any, changes: dict[str, Any], said: str) -> None:
@@ -94,7 +83,7 @@ def test_each_obstacle_to_gpudirect_is_named_alone(aligned: Any, changes: dict[s
 
 
 def test_all_obstacles_are_named_together(aligned: Any) -> None:
-    facts = replace(IDEAL, device="cpu", file_system="tmpfs", has_kvikio=False, has_nvidia_fs=False, has_udev=False)
+    facts = replace(IDEAL, device="cpu", file_system="tmpfs", machine=Machine("no kvikio", "auto", False, False))
     assert len(reasons(aligned, facts, "gds")) == 5
 
 
@@ -106,7 +95,7 @@ def test_extents_that_are_not_aligned_are_counted(raw: Any) -> None:
 
 
 def test_gpudirect_in_use_needs_no_excuse(raw: Any) -> None:
-    found = raw.explain(facts=replace(IDEAL, transport=DeviceTransport()))
+    found = raw.explain(facts=replace(IDEAL, transport=GDSBackend()))
     assert "gds" not in found.why_not
     assert found.transport == "gds"
     assert found.unaligned_extents == 0, "the plan of an aligned transport is aligned"
@@ -147,26 +136,16 @@ def test_mapped_files_need_no_excuse(raw: Any) -> None:
 
 def test_facts_of_this_machine_are_asked_for(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain, "why_no_cuda", lambda number: f"no device {number}")
-    monkeypatch.setattr(explain, "file_system", lambda folder: "zfs" if folder == os.path.dirname(os.path.realpath(raw.files[0])) else "no")
+    monkeypatch.setattr(explain.gds, "place", lambda path: ("zfs", "sdz") if path == raw.files[0] else None)
     monkeypatch.setattr(explain, "resident_fraction", lambda path: 0.25)
     monkeypatch.setattr(DirectBackend, "unavailable", lambda self, path: f"not {path}")
-    monkeypatch.setattr(explain.os.path, "exists", lambda path: path == "/proc/driver/nvidia-fs")
-    monkeypatch.setattr(explain.os, "access", lambda path, mode: path == "/run/udev/data")
-    monkeypatch.setattr(explain.importlib.util, "find_spec", lambda name: name == "kvikio" or None)
+    monkeypatch.setattr(Machine, "here", lambda: Machine("no kvikio"))
     monkeypatch.setattr(type(raw), "_transport", lambda self: (BufferedBackend(), True, "because"))
-    monkeypatch.setenv("KVIKIO_COMPAT_MODE", "ON")
-    facts = Facts.of(raw)
-    assert facts == Facts(device="cpu", no_cuda="no device 0", transport=BufferedBackend(), cold=True, why="because", file_system="zfs",
-                          resident=0.25, no_direct=f"not {raw.files[0]}", has_kvikio=True, compatibility=True, has_nvidia_fs=True,
-                          has_udev=True)
-    monkeypatch.setattr(explain.os.path, "exists", lambda path: False)
-    monkeypatch.setattr(explain.os, "access", lambda path, mode: False)
-    monkeypatch.setattr(explain.importlib.util, "find_spec", lambda name: None)
+    assert Facts.of(raw) == Facts(device="cpu", no_cuda="no device 0", transport=BufferedBackend(), cold=True, why="because",
+                                  file_system="zfs", resident=0.25, no_direct=f"not {raw.files[0]}", drive="sdz",
+                                  machine=Machine("no kvikio"))
     monkeypatch.setattr(explain, "resident_fraction", lambda path: None)
-    monkeypatch.setenv("KVIKIO_COMPAT_MODE", "AUTO")
-    without = Facts.of(raw)
-    assert (without.has_kvikio, without.compatibility, without.has_nvidia_fs, without.has_udev, without.resident) == (
-        False, False, False, False, None)
+    assert Facts.of(raw).resident is None
 
 
 def test_without_made_up_facts_this_machine_is_explained(raw: Any) -> None:
@@ -285,7 +264,7 @@ def test_direct_reads_always_come_from_storage(aligned: Any) -> None:
 
 
 def test_gpudirect_leaves_out_the_host(aligned: Any) -> None:
-    found = aligned.explain(facts=replace(IDEAL, transport=DeviceTransport(), cold=False, resident=1.0))
+    found = aligned.explain(facts=replace(IDEAL, transport=GDSBackend(), cold=False, resident=1.0))
     assert [stage.name for stage in found.stages] == ["storage", "decoding on the GPU"]
 
 
@@ -390,7 +369,7 @@ def test_a_rate_is_bytes_by_the_median_of_passes_that_last_long_enough(monkeypat
 
 
 def test_the_text_tells_every_reason_and_every_stage(raw: Any) -> None:
-    found = raw.explain(facts=replace(IDEAL, device="cpu", no_cuda="none here", has_kvikio=False))
+    found = raw.explain(facts=replace(IDEAL, device="cpu", no_cuda="none here", machine=Machine("no kvikio")))
     text = str(found)
     for reason in (reason for group in found.why_not.values() for reason in group):
         assert reason in text

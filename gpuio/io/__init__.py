@@ -2,11 +2,13 @@
 
 ================  =====================================================================================
 `base`            the seam: `Transport`, `Reader`, `Extent`
-`backends`        the transports for host memory, which are the specification's I/O backends
+`backends`        the transports, which are the specification's I/O backends
 `buffered`        ``preadv`` through the page cache
 `direct`          ``O_DIRECT``, past the page cache
 `mmap`            windows on the page cache
-`descriptors`     a bounded pool of open files
+`gds`             GPUDirect Storage, into device memory
+`descriptors`     bounded pools of open files
+`filesystems`     file system and drive of a file
 `readahead`       threads that read while the caller decodes
 `staging`         aligned memory
 `choice`          which of them, and why

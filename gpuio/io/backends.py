@@ -1,4 +1,4 @@
-"""The specification's I/O backends. They are gpuio's transports for host memory: one concept, two vocabularies.
+"""The specification's I/O backends. They are gpuio's transports: one concept, two vocabularies.
 
 A backend is a value (comparable, picklable, no handles). A subclass with an id registers itself and needs no more than `open`::
 
@@ -9,6 +9,7 @@ A backend is a value (comparable, picklable, no handles). A subclass with an id 
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from gpuio.tile import DataTile
 if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
     from gpuio.fileset import FileSet
+    from gpuio.io.gds import GDSReader
     from gpuio.io.mmap import MappedReader
 
 
@@ -176,6 +178,49 @@ class DirectBackend(_BlockBackend, id_="direct"):
         from gpuio.io.direct import open_direct
 
         return open_direct(paths, sizes)
+
+
+@dataclass(frozen=True)
+class GDSBackend(_BlockBackend, id_="gds"):
+    """Reads from the drive into the memory of a GPU, by GPUDirect Storage. For streams onto a GPU only.
+
+    Parameters
+    ----------
+    max_buffer_size
+        Bytes that tile shapes are negotiated for.
+    read_threads
+        Requests in flight.
+    compatibility
+        Where GPUDirect Storage cannot be used, let kvikio read by way of host memory, rather than raising an error. The other
+        backends are faster then.
+    """
+
+    read_threads: int = 8           # type: ignore[misc]
+    compatibility: bool = False
+    memory: ClassVar[str] = "device"
+    alignment: ClassVar[int] = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.read_threads, bool) or not isinstance(self.read_threads, (int, np.integer)) or self.read_threads < 1:
+            raise ValueError(f"read_threads is {self.read_threads!r}; expected a positive number")
+
+    @classmethod
+    def platform_supported(cls) -> bool:
+        """Linux only; all else is asked by `unavailable`."""
+        return super().platform_supported() and sys.platform == "linux"
+
+    def unavailable(self, path: str | None = None) -> str | None:
+        """See `IOBackend.unavailable`."""
+        from gpuio.io import gds
+
+        return super().unavailable() or gds.refusal(path, self.compatibility)
+
+    def open(self, paths: Sequence[str], sizes: Sequence[int | None]) -> GDSReader:
+        """See `gpuio.io.base.Transport.open`."""
+        from gpuio.io.gds import open_gds
+
+        return open_gds(paths, sizes, compatibility=self.compatibility)
 
 
 class IOBackendImpl:

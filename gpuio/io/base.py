@@ -29,7 +29,7 @@ class Reader(Protocol):
         extents
             In any order; duplicates and zero sizes are allowed. With an alignment above 1, the last extent of a file may
             reach past its end by less than the alignment; what `into` holds there afterwards is undefined.
-        into : uint8 array or memoryview of bytes, host memory, C order, written
+        into : uint8 array or memoryview of bytes, in the transport's `memory`, C order, written
 
         Raises
         ------
@@ -63,6 +63,10 @@ class Transport(Protocol):
     @property
     def alignment(self) -> int:
         """Offsets, sizes and positions of extents are multiples of this, and so is the address of the buffer."""
+
+    @property
+    def read_threads(self) -> int:
+        """Threads that read ahead, where that pays, and so requests in flight; 0: none may."""
 
     def unavailable(self, path: str | None = None) -> str | None:
         """Why this transport cannot be used here, or with the file system of `path`; None if it can."""

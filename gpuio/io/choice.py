@@ -1,21 +1,19 @@
-"""Which transport, by facts about the files: is their content in the page cache, and on what file system do they lie?"""
+"""Which transport, by facts about the files: is their content in the page cache, where do they lie, and where do their bytes go?"""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gpuio.errors import BackendUnavailable
-from gpuio.io.backends import BufferedBackend, IOBackend, MMapBackend
+from gpuio.io import gds
+from gpuio.io.backends import BufferedBackend, GDSBackend, IOBackend, MMapBackend
+from gpuio.io.filesystems import NETWORK, file_system
 
-#: File systems whose files come over a network.
-NETWORK = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre",
-    "ncpfs", "nfs", "nfs4", "orangefs", "panfs", "smb2", "smb3", "smbfs",
-})
+#: Share of the page cache from which files are taken to be there.
+WARM = 0.5
 #: Files looked at, and places in each: enough to tell a cached scan from one that is not, within some 50 microseconds.
 _FILES, _PLACES = 4, 4
 
@@ -30,8 +28,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBackend | None = None,
-           in_place: bool = False) -> Choice:
+def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBackend | None = None, in_place: bool = False, *,
+           on_device: bool = False, frame_bytes: int = 0, machine: gds.Machine | None = None) -> Choice:
     """Choose how to read files.
 
     Parameters
@@ -39,13 +37,19 @@ def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBa
     paths, sizes
         The files, and their size in bytes where known.
     prefer
-        A backend or its id, taken if it can be used. Unbuffered reading is never chosen unasked: it makes every second
-        reading as slow as the first.
+        A backend or its id, taken if it can be used. Unbuffered reading into host memory is never chosen unasked: it makes every
+        second reading as slow as the first.
     in_place
         Whether the caller can decode bytes where they lie in the page cache, and takes them front to back, or so many at a
         time that a copy would not stay in the CPU's cache. Then files that are there, on a file system of this machine, are
         mapped: that saves a copy, which is a fifth to a third of the time (measured). A few bytes taken in another order
         are better copied first.
+    on_device
+        Whether the bytes go to a GPU. Those that have to come from storage go there directly, if nothing stands against it.
+    frame_bytes
+        Of a frame in its file, if known.
+    machine
+        What GPUDirect Storage finds; default this machine.
 
     Raises
     ------
@@ -56,16 +60,38 @@ def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBa
         return Choice(_preferred(prefer, paths), False, "asked for")
     shares = [resident_fraction(paths[i], size=sizes[i], places=_PLACES) for i in _spread(len(paths), _FILES)]
     known = [share for share in shares if share is not None]
-    where = _file_system_of(paths[0]) if paths else "no files"
-    if not known:
-        return Choice(BufferedBackend(), bool(paths), f"{where}: the page cache cannot be asked; large blocks, read ahead")
-    warm = sum(known) / len(known)
-    where = f"{where}: {warm:.0%} of the places looked at are in the page cache"
-    if warm < 0.5:
-        return Choice(BufferedBackend(), True, f"{where}; large blocks, read ahead")
+    warm = sum(known) / len(known) if known else None
+    where = f"{_file_system_of(paths[0]) if paths else 'no files'}: {cached(warm)}"
+    if paths and (warm is None or warm < WARM):
+        against = None
+        if on_device:
+            machine = gds.Machine.here() if machine is None else machine
+            against = next(_against_gds(paths, frame_bytes, machine), None)
+            if against is None:
+                return Choice(GDSBackend(), True, f"{where}; from storage into device memory")
+            against = f" (not GPUDirect Storage: {against})"
+        return Choice(BufferedBackend(), True, f"{where}; large blocks, read ahead{against or ''}")
+    if on_device:
+        return Choice(BufferedBackend(), False, f"{where}; large blocks, read ahead")
     if in_place and warm == 1 and not where.startswith("network"):
         return Choice(MMapBackend(), False, f"{where}; mapped, decoded where they lie")
     return Choice(BufferedBackend(), False, f"{where}; small blocks, decoded from the CPU's cache")
+
+
+def cached(share: float | None) -> str:
+    """How much of the files is in the page cache, in words."""
+    return "page cache unknown" if share is None else f"{share:.0%} of the places looked at are in the page cache"
+
+
+def _against_gds(paths: Sequence[str], frame_bytes: int, machine: gds.Machine) -> Iterator[str]:
+    """What stands against GPUDirect Storage, of the files and the machine, one file of each folder looked at."""
+    for path in {os.path.dirname(path): path for path in paths}.values():
+        kind, drive = gds.place(path)
+        yield from machine.obstacles(kind)
+        yield from gds.doubts(kind, drive)
+    if 0 < frame_bytes < gds.ALIGNMENT:
+        yield (f"frames of {frame_bytes} bytes are smaller than the {gds.ALIGNMENT} bytes that it is aligned to; "
+               "chosen ones would be read with their surroundings")
 
 
 def _preferred(prefer: str | IOBackend, paths: Sequence[str]) -> IOBackend:
@@ -132,21 +158,3 @@ def _spread(n: int, count: int) -> list[int]:
 def _file_system_of(path: str) -> str:
     kind = file_system(os.path.dirname(os.path.realpath(path)))
     return f"network file system {kind}" if kind in NETWORK else f"file system {kind}"
-
-
-@lru_cache(maxsize=256)
-def file_system(folder: str) -> str:
-    """Name of the file system a folder lies on, as the system calls it; ``unknown`` where it does not say."""
-    try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
-            entries = [line.split(" ") for line in mounts]
-    except OSError:
-        return "unknown"
-    best, kind = "", "unknown"
-    for _, point, name, *_ in entries:
-        for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-            point = point.replace(code, character)
-        inside = folder == point or folder.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):      # of two at the same place the later one hides the earlier
-            best, kind = point, name
-    return kind

@@ -1,4 +1,4 @@
-"""Every reader test runs on every backend for host memory."""
+"""Every reader test runs on every backend; on that for device memory in a process with a driver, see `tests.io.stand_in`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuio.io.backends import BufferedBackend, DirectBackend, IOBackend, MMapBackend
+from gpuio.io.backends import BufferedBackend, DirectBackend, GDSBackend, IOBackend, MMapBackend
+from tests.io.stand_in import HAS_DRIVER
 
-BACKENDS = {
+BACKENDS: dict[str, IOBackend] = {
     "buffered": BufferedBackend(), "mmap": MMapBackend(), "mmap-hints": MMapBackend(enable_readahead_hints=True), "direct": DirectBackend(),
 }
+if HAS_DRIVER:
+    BACKENDS["gds"] = GDSBackend(compatibility=True)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -14,9 +14,9 @@ import pytest
 
 from gpuio.errors import BackendUnavailable, ReadError
 from gpuio.io.backends import BufferedBackend, DirectBackend, IOBackend, MMapBackend
-from gpuio.io.choice import file_system
-from gpuio.io.staging import aligned_empty
-from tests.io.conftest import open_descriptors
+from gpuio.io.filesystems import file_system
+from tests.io.conftest import BACKENDS, open_descriptors
+from tests.io.stand_in import room
 
 Write = Callable[..., tuple[str, np.ndarray]]
 Wanted = list[tuple[int, int, int]]         # file, first byte, bytes
@@ -45,14 +45,14 @@ def random_wanted(rng: np.random.Generator, sizes: list[int], count: int) -> Wan
 
 def checked(backend: IOBackend, paths: list[str], contents: list[np.ndarray], wanted: Wanted) -> None:
     extents, starts, n_bytes = place(wanted, backend.alignment)
-    into = aligned_empty(n_bytes)
+    into = room(backend, n_bytes)
     into[:] = SENTINEL
     with backend.open(paths, [len(c) for c in contents]) as reader:
         reader.read(extents, into)
     untouched = np.ones(n_bytes, dtype=bool)
-    for (file, offset, size), (_, _, room, at), start in zip(wanted, extents, starts, strict=True):
+    for (file, offset, size), (_, _, length, at), start in zip(wanted, extents, starts, strict=True):
         np.testing.assert_array_equal(into[start:start + size], contents[file][offset:offset + size])
-        untouched[at:at + room] = False
+        untouched[at:at + length] = False
     assert (into[untouched] == SENTINEL).all()
 
 
@@ -72,7 +72,7 @@ def test_a_whole_file_arrives(backend: IOBackend, write: Write) -> None:
 def test_sizes_need_not_be_known(backend: IOBackend, write: Write) -> None:
     path, content = write("a", 9001)
     extents, starts, n = place([(0, 17, 8984)], backend.alignment)
-    into = aligned_empty(n)
+    into = room(backend, n)
     with backend.open([path], [None]) as reader:
         reader.read(extents, into)
     np.testing.assert_array_equal(into[starts[0]:starts[0] + 8984], content[17:])
@@ -88,7 +88,7 @@ def test_a_growing_file_is_read_as_far_as_it_was(backend: IOBackend, write: Writ
 def test_no_extents_read_nothing(backend: IOBackend, write: Write) -> None:
     path, _ = write("a", 100)
     with backend.open([path], [100]) as reader:
-        reader.read([], bytearray(0))
+        reader.read([], room(backend, 0))
 
 
 def test_memoryviews_are_filled_too(write: Write) -> None:
@@ -106,7 +106,7 @@ def test_bytes_past_the_end_are_an_error_that_counts_them(backend: IOBackend, wr
     path, _ = write("a", 10007)
     offset, size = (8192, 8192) if backend.alignment > 1 else (9000, 2000)
     with backend.open([path], [None]) as reader, pytest.raises(ReadError) as caught:
-        reader.read([(0, offset, size, 0)], aligned_empty(size))
+        reader.read([(0, offset, size, 0)], room(backend, size))
     message = str(caught.value)
     assert message.startswith(f"{path}: byte {offset}: expected ")
     assert f"found {10007 - offset}" in message and "has 10007 bytes" in message and "\n" not in message
@@ -115,19 +115,19 @@ def test_bytes_past_the_end_are_an_error_that_counts_them(backend: IOBackend, wr
 def test_an_extent_that_begins_past_the_end_is_an_error(backend: IOBackend, write: Write) -> None:
     path, _ = write("a", 10007)
     with backend.open([path], [10007]) as reader, pytest.raises(ReadError, match="found 0"):
-        reader.read([(0, 16384, 4096, 0)], aligned_empty(4096))
+        reader.read([(0, 16384, 4096, 0)], room(backend, 4096))
 
 
 def test_a_file_that_shrank_before_it_is_opened_is_an_error_even_if_the_extent_is_there(backend: IOBackend, write: Write) -> None:
     path, _ = write("a", 20000)
     os.truncate(path, 12288)
     with backend.open([path], [20000]) as reader, pytest.raises(ReadError, match=r"shrank.*20000.*12288"):
-        reader.read([(0, 0, 4096, 0)], aligned_empty(4096))
+        reader.read([(0, 0, 4096, 0)], room(backend, 4096))
 
 
 def test_a_file_that_shrinks_after_it_was_opened_is_an_error(backend: IOBackend, write: Write) -> None:
     path, content = write("a", 20480)
-    into = aligned_empty(20480)
+    into = room(backend, 20480)
     with backend.open([path], [20480]) as reader:
         reader.read([(0, 0, 4096, 0)], into)
         os.truncate(path, 9000)
@@ -140,13 +140,13 @@ def test_a_file_that_shrinks_after_it_was_opened_is_an_error(backend: IOBackend,
 def test_an_empty_file_holds_nothing(backend: IOBackend, write: Write) -> None:
     path, _ = write("a", 0)
     with backend.open([path], [0]) as reader, pytest.raises(ReadError, match="found 0"):
-        reader.read([(0, 0, 4096, 0)], aligned_empty(4096))
+        reader.read([(0, 0, 4096, 0)], room(backend, 4096))
 
 
 def test_a_missing_file_is_the_systems_error_and_names_it(backend: IOBackend, tmp_path: Path) -> None:
     path = str(tmp_path / "nothing.here")
     with backend.open([path], [None]) as reader, pytest.raises(FileNotFoundError, match=r"nothing\.here"):
-        reader.read([(0, 0, 4096, 0)], aligned_empty(4096))
+        reader.read([(0, 0, 4096, 0)], room(backend, 4096))
 
 
 def test_a_file_that_may_not_be_read_is_a_permission_error(backend: IOBackend, write: Write) -> None:
@@ -157,7 +157,7 @@ def test_a_file_that_may_not_be_read_is_a_permission_error(backend: IOBackend, w
         os.seteuid(65534)       # root may read everything
     try:
         with backend.open([path], [100]) as reader, pytest.raises(PermissionError, match="secret"):
-            reader.read([(0, 0, 4096, 0)], aligned_empty(4096))
+            reader.read([(0, 0, 4096, 0)], room(backend, 4096))
     finally:
         os.seteuid(me)
 
@@ -172,7 +172,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(backend: IOBacken
         path.mkdir()
     # A pipe or folder may refuse O_DIRECT by itself; either way it is one clear error.
     with pytest.raises((ReadError, BackendUnavailable), match=str(path)), backend.open([str(path)], [None]) as reader:
-        reader.read([(0, 0, 4096, 0)], aligned_empty(4096))
+        reader.read([(0, 0, 4096, 0)], room(backend, 4096))
 
 
 # -- wrong calls ------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(backend: IOBacken
 def test_an_extent_that_does_not_fit_the_buffer_is_refused(backend: IOBackend, write: Write, extent: tuple[int, int, int, int]) -> None:
     path, _ = write("a", 20000)
     with backend.open([path], [20000]) as reader, pytest.raises(ValueError, match="does not fit"):
-        reader.read([extent], aligned_empty(4096))
+        reader.read([extent], room(backend, 4096))
 
 
 @pytest.mark.parametrize("into", [np.empty(4096, np.uint16), bytes(4096)], ids=["two-byte items", "read-only"])
@@ -195,17 +195,17 @@ def test_only_writable_bytes_are_filled(backend: IOBackend, write: Write, into: 
 def test_a_negative_offset_is_an_error(backend: IOBackend, write: Write) -> None:
     path, _ = write("a", 20000)
     with backend.open([path], [20000]) as reader, pytest.raises(ReadError, match="byte -4096"):
-        reader.read([(0, -4096, 4096, 0)], aligned_empty(4096))
+        reader.read([(0, -4096, 4096, 0)], room(backend, 4096))
 
 
 def test_a_closed_reader_says_so(backend: IOBackend, write: Write) -> None:
     path, _ = write("a", 4096)
     reader = backend.open([path], [4096])
-    reader.read([(0, 0, 4096, 0)], aligned_empty(4096))
+    reader.read([(0, 0, 4096, 0)], room(backend, 4096))
     reader.close()
     reader.close()
     with pytest.raises(ValueError, match="closed"):
-        reader.read([(0, 0, 4096, 0)], aligned_empty(4096))
+        reader.read([(0, 0, 4096, 0)], room(backend, 4096))
 
 
 def test_paths_and_sizes_must_be_as_many(backend: IOBackend, write: Write) -> None:
@@ -219,7 +219,7 @@ def test_unbuffered_reads_name_the_alignment_they_need(write: Write, tmp_path: P
         pytest.skip("tmpfs accepts O_DIRECT at any alignment")
     path, _ = write("a", 20000)
     with DirectBackend().open([path], [20000]) as reader, pytest.raises(ReadError, match="multiples of 4096"):
-        reader.read([(0, 1, 100, 0)], aligned_empty(4096))
+        reader.read([(0, 1, 100, 0)], room(DirectBackend(), 4096))
 
 
 def test_a_file_system_without_unbuffered_reads_is_named() -> None:
@@ -241,7 +241,7 @@ def test_threads_share_a_reader(backend: IOBackend, write: Write) -> None:
         def work(seed: int) -> None:
             wanted = random_wanted(np.random.default_rng(seed), [len(c) for c in contents], 50)
             extents, starts, n = place(wanted, backend.alignment)
-            into = aligned_empty(n)
+            into = room(backend, n)
             reader.read(extents, into)
             for (file, offset, size), start in zip(wanted, starts, strict=True):
                 np.testing.assert_array_equal(into[start:start + size], contents[file][offset:offset + size])
@@ -274,9 +274,10 @@ def test_closing_waits_for_no_one_and_disturbs_no_reading_thread(write: Write) -
     assert not thread.is_alive() and len(errors) == 1 and "closed" in str(errors[0])
 
 
+@pytest.mark.parametrize("backend", [name for name, backend in BACKENDS.items() if backend.memory == "host"], indirect=True)
 def test_a_forked_process_opens_files_of_its_own(backend: IOBackend, write: Write, tmp_path: Path) -> None:
     path, content = write("a", 8192)
-    into = aligned_empty(8192)
+    into = room(backend, 8192)
     with backend.open([path], [8192]) as reader:
         reader.read([(0, 0, 8192, 0)], into)
         child = os.fork()
@@ -297,8 +298,8 @@ def test_a_forked_process_opens_files_of_its_own(backend: IOBackend, write: Writ
 def test_a_dropped_reader_closes_its_files(backend: IOBackend, write: Write, tmp_path: Path) -> None:
     path, _ = write("a", 8192)
     reader = backend.open([path], [8192])
-    reader.read([(0, 0, 8192, 0)], aligned_empty(8192))
-    assert open_descriptors(str(tmp_path)) == 1
+    reader.read([(0, 0, 8192, 0)], room(backend, 8192))
+    assert open_descriptors(str(tmp_path)) == (2 if backend.id == "gds" else 1)
     del reader
     assert open_descriptors(str(tmp_path)) == 0
 
