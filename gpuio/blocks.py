@@ -73,13 +73,20 @@ class Block:
         if self.slot.mapped is not None:
             self.slot.mapped.check()
 
-    def mapped_bytes(self, first: int, stop: int) -> np.ndarray | None:
-        """The mapped extent (uint8, read-only) that holds the frames ``first:stop`` of the selection; None if not all are in one."""
-        extent_of = self.plan.extent_of[first - self.base:stop - self.base, 0]
+    def bytes_of(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Host memory that holds the frames ``first:stop`` of the selection as they are stored, and where in it each begins.
+
+        Returns
+        -------
+        uint8[n], int64[stop - first], or None
+            None if frames are not all in one extent that is mapped.
+        """
+        frames = slice(first - self.base, stop - self.base)
+        extent_of = self.plan.extent_of[frames, 0]
         if self.slot.mapped is None or (extent_of != extent_of[0]).any():
             return None
         view: np.ndarray = self.slot.mapped.views[int(extent_of[0]) - self.first_extent]
-        return view
+        return view, self.plan.starts[frames, 0] - view.__array_interface__["data"][0]
 
 
 class BlockReader:

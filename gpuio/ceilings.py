@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuio.blocks import BlockReader
 from gpuio.engine import Engine, get_engine
 from gpuio.io.backends import BufferedBackend
 from gpuio.layout import Layout, spans
+from gpuio.pipeline import open_blocks
 
 if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
@@ -66,8 +66,7 @@ def reading(layout: Layout, engine: Engine, transport: Any, frames: np.ndarray, 
     if transport.id == "mmap":              # mapping moves nothing; what it saves is this copy
         transport = BufferedBackend()
     total, started = 0, time.perf_counter()
-    with BlockReader(layout, engine, transport, frames[some[0]:some[-1]], some - some[0], placements, slots=sizes.slots,
-                     threads=sizes.read_threads, gap=sizes.gap) as reader:
+    with open_blocks(layout, engine, transport, frames[some[0]:some[-1]], some - some[0], placements, sizes) as reader:
         for block in reader:
             total += block.used_bytes
     return total / (time.perf_counter() - started) / 1e9

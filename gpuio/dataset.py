@@ -135,7 +135,8 @@ class DataSet(Exchange):
         DataSetException, OSError
         """
         files = HostFiles()
-        for path in {part[i].path for part in self.layout.parts for i in (0, -1)}:
+        ends = {part[i].path for part in self.layout.parts for i in (0, -1)}
+        for path in ends or self.layout.paths:
             files.size(path)
             files.read(path, 0, 1)
         return True
@@ -202,9 +203,7 @@ class DataSet(Exchange):
     @property
     def files(self) -> list[str]:
         """Paths of the files that hold pixels."""
-        if self.layout.strided is not None:
-            return [self.layout.strided.path]
-        return [f.path for f in self.layout.numbered_files()[0]]
+        return self.layout.paths
 
     def get_sync_offset_info(self) -> dict[str, int]:
         """Frames skipped, ignored and inserted.
@@ -261,6 +260,8 @@ class DataSet(Exchange):
             return self._io_backend, False, "asked for"
         from gpuio.io import choose
 
+        if self.layout.chunks is not None:
+            return choose(self.layout.chunks.files, self.layout.chunks.sizes)
         files, on_device = self.layout.numbered_files()[0] if self.layout.strided is None else [], self.device != "cpu"
         return choose([f.path for f in files], [f.size for f in files], in_place=not on_device and in_place(self.layout),
                       on_device=on_device, frame_bytes=frame_bytes(self.layout))
@@ -485,8 +486,7 @@ def _with_sig_shape(layout: Layout, sig: tuple[int, ...]) -> Layout:
 
 
 def _no_files(layout: Layout) -> Any:
-    """A file set for the partitions of a strided array: one file that is never addressed by frame."""
+    """A file set for partitions whose frames do not lie in one piece: one file that is never addressed by frame."""
     from gpuio.fileset import File, FileSet
 
-    assert layout.strided is not None
-    return FileSet([File(layout.strided.path, 0, layout.image_count, layout.dtype, layout.sig_shape)])
+    return FileSet([File(layout.paths[0], 0, layout.image_count, layout.dtype, layout.sig_shape)])

@@ -156,4 +156,4 @@ def about_scan(layout: Layout) -> Iterator[Finding]:
 
 def path_of(layout: Layout) -> str:
     """The first file of a layout."""
-    return layout.strided.path if layout.strided is not None else layout.parts[0][0].path
+    return layout.paths[0]

@@ -27,6 +27,7 @@ import numpy as np
 from gpuio.errors import DataSetException, UnsupportedFeature
 
 if TYPE_CHECKING:
+    from gpuio.chunks import Chunks
     from gpuio.fileset import File, FileSet
 
 #: Columns of a placement table, in order. The engines address them by number.
@@ -180,6 +181,8 @@ class Layout:
     strided
         For arrays stored with navigation fastest: frames are gathered from it in the byte order of the file, and `pieces`
         describe a gathered frame. `parts` is then empty.
+    chunks
+        For arrays stored in chunks, packed or not in the order of frames: `pieces` count from the row of chunks. `parts` is then empty.
     dark, gain
         Frames whose mean is the dark frame, and those whose mean is the gain map, as layouts of their own; None if there are none.
     excluded
@@ -199,6 +202,7 @@ class Layout:
     nav_shape: tuple[int, ...] | None = None
     sync_offset: int = 0
     strided: Strided | None = None
+    chunks: Chunks | None = None
     dark: Layout | None = None
     gain: Layout | None = None
     excluded: tuple[range, ...] = ()
@@ -245,12 +249,19 @@ class Layout:
 
     def present(self, frames: np.ndarray) -> np.ndarray:
         """Which file frames lie in a file, at least in part: bool[n]. Those in the holes of a series do not."""
-        if self.strided is not None:
+        if not self.parts:
             return np.ones(len(frames), dtype=bool)
         found = np.zeros(len(frames), dtype=bool)
         for part in self.parts:
             found |= part.locate(frames)[0] >= 0
         return found
+
+    @property
+    def paths(self) -> list[str]:
+        """Files that pixels are read from."""
+        if self.strided is not None:
+            return [self.strided.path]
+        return list(self.chunks.files) if self.chunks is not None else [file.path for file in self.numbered_files()[0]]
 
     def numbered_files(self) -> tuple[list[File], list[np.ndarray]]:
         """The files to read from, and how they are numbered.

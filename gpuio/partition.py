@@ -134,8 +134,9 @@ class BasePartition(Partition):
         stop = min(start_frame + num_frames, meta.image_count)
         self._fileset = _touched(fileset, start_frame, stop)
         layout = layout or _plain_layout(meta, fileset)
-        self._layout = layout if layout.strided is not None else dataclasses.replace(
-            layout, parts=tuple(_touched(part, start_frame, stop) for part in layout.parts))
+        self._layout = dataclasses.replace(
+            layout, parts=tuple(_touched(part, start_frame, stop) for part in layout.parts),
+            chunks=None if layout.chunks is None else layout.chunks.between(start_frame, stop))
 
     def __repr__(self) -> str:
         return f"<BasePartition [{self._start_frame}:{self._start_frame + self._num_frames}]>"

@@ -20,12 +20,13 @@ import numpy as np
 
 from gpuio.blocks import Block, BlockReader
 from gpuio.boxes import Box, BoxDecoder
+from gpuio.chunk_blocks import ChunkBlockReader
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, Output
 from gpuio.errors import MemoryBudgetError
 from gpuio.layout import Layout
 from gpuio.reduction import Reduction
-from gpuio.sizing import Sizes, block_edges, name_of, output_dtype, stream_sizes, tile_edges
+from gpuio.sizing import Sizes, name_of, output_dtype, stream_blocks, stream_sizes, tile_edges
 from gpuio.tile import DataTile
 from gpuio.workers import Call, Workers
 
@@ -102,9 +103,8 @@ def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frame
     views = views and len(boxes) == 1 and decoders[0].is_view(dtype)
     threads = 0 if views or engine.name != "cpu" else threads       # a device decodes in the background by itself
     workers = Workers(threads) if threads else None
-    reader = BlockReader(layout, engine, backend, frames, block_edges(edges, sizes.block_frames), table, slots=sizes.slots,
-                         threads=sizes.read_threads, gap=sizes.gap, deferred=threads > 0 and not sizes.read_threads,
-                         piece_bytes=sizes.piece_bytes)
+    reader = open_blocks(layout, engine, backend, frames, stream_blocks(layout, frames, edges, sizes, len(boxes) > 1), table, sizes,
+                         cold=cold, deferred=threads > 0 and not sizes.read_threads)
     largest = max(int(np.prod(box.shape)) for box in boxes)
     ring = _OutputRing(engine, sizes.depth * largest, dtype, 1 if views else sizes.outputs)
     with reader, closing(ring):
@@ -142,8 +142,7 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
     def read(sizes: Sizes) -> None:
         decoder = BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True, reduction)
         run = 0
-        with BlockReader(layout, engine, backend, wanted, block_edges(runs, sizes.block_frames), rows, slots=sizes.slots,
-                         threads=sizes.read_threads, gap=sizes.gap, piece_bytes=sizes.piece_bytes) as reader:
+        with open_blocks(layout, engine, backend, wanted, stream_blocks(layout, wanted, runs, sizes), rows, sizes, cold=cold) as reader:
             for block in reader:
                 block.check()
                 decode = decoder.bind(block, flat)
@@ -185,6 +184,15 @@ def _within_memory(layout: Layout, engine: Engine, memory: int | str | None, div
             f"one frame needs {sizes.least_bytes}") from error
 
 
+def open_blocks(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray, placements: np.ndarray, sizes: Sizes,
+                *, cold: bool = False, deferred: bool = False) -> BlockReader | ChunkBlockReader:
+    """The reader of a layout's blocks, with buffers of these sizes; other parameters as `BlockReader`."""
+    if layout.chunks is not None:
+        return ChunkBlockReader(layout, engine, backend, frames, edges, placements, slots=sizes.slots, threads=sizes.read_threads, cold=cold)
+    return BlockReader(layout, engine, backend, frames, edges, placements, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap,
+                       deferred=deferred, piece_bytes=sizes.piece_bytes)
+
+
 class _OutputRing:
     """Output buffers that are used in turn."""
 
@@ -216,7 +224,7 @@ class _OutputRing:
             buffer.release()
 
 
-def _deliver(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
+def _deliver(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
              workers: Workers | None, views: bool) -> Iterator[DataTile]:
     """Walk through blocks and tiles together; decode each intersection; hand out a tile when later ones have been begun."""
     waiting: deque[tuple[DataTile, list[Call]]] = deque()
@@ -235,7 +243,7 @@ def _deliver(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing,
         yield _finished(waiting.popleft())
 
 
-def _decoded(reader: BlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
+def _decoded(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
              workers: Workers | None, views: bool) -> Iterator[tuple[DataTile, list[Call]]]:
     """Tiles, and what has to be waited for before they can be handed out."""
     bounds, origins = edges.tolist(), nav[edges[:-1]].tolist()
@@ -289,17 +297,17 @@ def _finished(entry: tuple[DataTile, list[Call]]) -> DataTile:
 
 
 def _view(block: Block, start: int, end: int, decoder: BoxDecoder) -> np.ndarray | None:
-    """Frames ``start:end`` as a read-only view of a mapped file, if they are evenly spaced in it."""
-    mapped = block.mapped_bytes(start, end)
-    if mapped is None:
+    """Frames ``start:end`` as a read-only view of the block's bytes, if they are evenly spaced in them."""
+    found = block.bytes_of(start, end)
+    if found is None:
         return None
-    at = block.plan.starts[start - block.base:end - block.base, 0] - mapped.__array_interface__["data"][0]
+    memory, at = found
     shape, dtype = decoder.box.shape, decoder.dtype
     frame_bytes = decoder.pixels * dtype.itemsize
     stride = int(at[1] - at[0]) if len(at) > 1 else frame_bytes
     if stride < frame_bytes or (np.diff(at) != stride).any():
         return None
-    whole = mapped[int(at[0]):int(at[-1]) + frame_bytes]
+    whole = memory[int(at[0]):int(at[-1]) + frame_bytes]
     rows = np.lib.stride_tricks.as_strided(whole, (end - start, frame_bytes), (stride, 1), writeable=False)
     return rows.view(dtype).reshape(end - start, *shape) if stride == frame_bytes else _unflatten(rows.view(dtype), shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from gpuio.boxes import CPU_TILE_BYTES, Box
+from gpuio.chunks import Chunks
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine
 from gpuio.errors import MemoryBudgetError
+from gpuio.geometry.chunks import block_edges as chunk_block_edges
+from gpuio.geometry.chunks import group_edges, room_of_row, rows_between
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT
 from gpuio.io.gather import PIECE_BYTES, PIECES
 from gpuio.layout import Layout, spans
@@ -30,6 +34,11 @@ MAPPED_BLOCK_BYTES = 32 << 20
 #: Output of a tile on a device: enough frames that launches and copies run at full rate.
 DEVICE_TILE_BYTES = 128 << 20
 DEFAULT_MEMORY = 256 << 20
+#: The same at most where chunks span many frames, and no budget is given: with less, every chunk would be unpacked again and again.
+CHUNKS_MEMORY = 2 << 30
+#: Unpacked bytes of a block of chunks: enough for several threads, and from storage for long reads.
+CHUNK_BLOCK_BYTES, COLD_CHUNK_BLOCK_BYTES = 8 << 20, 64 << 20
+MAX_UNPACK_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class Sizes:
     device_bytes: int       # of device memory, at most
     least_bytes: int        # the smallest budget that would do
     piece_bytes: int = 0    # of the file at a time, where frames are gathered
+    block_rows: int = 0     # rows of chunks of a block, where frames lie in chunks
 
 
 def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) -> int:
@@ -112,6 +122,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
     slots, read_threads = (3, backend.read_threads) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = 2 if on_device else threads + 1 if threads else 1
+    if layout.chunks is not None:
+        return _chunk_sizes(layout, layout.chunks, backend, frames, len(boxes) > 1, frame_out, depth, memory, outputs, on_device, cold)
     if not read_threads:        # each decoding thread reads its own block, or all share a window of the file and the next one
         slots = min(outputs, 2) if mapped else outputs
     piece_bytes = 0
@@ -151,6 +163,56 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     return Sizes(depth, int(block_frames), slots, outputs, read_threads, gap, host_bytes, total if on_device else 0, least, piece_bytes)
 
 
+def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarray, whole_tiles: bool, frame_out: int, depth: int | None,
+                 memory: int | str | None, outputs: int, on_device: bool, cold: bool) -> Sizes:
+    """The same where frames lie in chunks: rows of chunks are what blocks consist of."""
+    room = room_of_row(chunks)
+    cost = room + (2 * chunks.stored_row_bytes + 2 * max(STAGING_ALIGNMENT, backend.alignment) * chunks.columns if chunks.filters else 0)
+    together = 1            # rows that have to be in memory at the same time, so that none is unpacked twice
+    if not chunks.is_linear and len(frames):
+        rows = chunks.rows_of(frames)
+        together = int(rows_between(rows, group_edges(rows)).max())
+    budget = parse_bytes(memory)
+    if memory is None:
+        budget = max(budget, min(CHUNKS_MEMORY, together * cost + budget // 2))
+    least = frame_out * outputs + cost
+    if budget < least:
+        raise MemoryBudgetError(f"{_name(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
+                                f"({outputs} x {frame_out} bytes of output, {cost} bytes for the chunks of a frame)")
+    if depth is None:
+        wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if outputs > 1 else CPU_TILE_BYTES
+        depth = min(wished, budget // (4 * outputs)) // frame_out
+    depth = max(1, min(depth, len(frames) or 1, (budget - cost) // (frame_out * outputs)))
+    left = min(budget - depth * frame_out * outputs, max(_half_of_memory(), cost))
+    target = max(COLD_CHUNK_BLOCK_BYTES if cold else CHUNK_BLOCK_BYTES, room * depth // chunks.frames_per_row if on_device else 0)
+    block_rows = max(together, target // room)
+    slots = next((n for n in (3, 2) if n * cost * block_rows <= left), 2 if together == 1 and left >= 2 * cost else 1)
+    block_rows = min(block_rows, left // (slots * cost))
+    threads = min(MAX_UNPACK_THREADS, len(os.sched_getaffinity(0))) if chunks.is_packed else 3 if cold or on_device else 0
+    return Sizes(depth, min(block_rows * (1 if chunks.by_frame else chunks.frames_per_row), len(frames) or 1), slots if threads else 1, threads, 0,
+                 depth * frame_out * outputs + (slots if threads else 1) * block_rows * cost, block_rows=block_rows)
+
+
+def _half_of_memory() -> int:
+    """Of this machine, for streams without a budget of their own."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
+def stream_blocks(layout: Layout, frames: np.ndarray, tiles: np.ndarray, sizes: Sizes, whole_tiles: bool = False) -> np.ndarray:
+    """Boundaries of blocks of a stream: int64[n_blocks + 1].
+
+    Parameters
+    ----------
+    tiles : int64[n_tiles + 1]
+        Boundaries of tiles.
+    whole_tiles
+        Whether blocks have to consist of whole tiles.
+    """
+    if layout.chunks is None:
+        return block_edges(tiles, sizes.block_frames)
+    return chunk_block_edges(layout.chunks.rows_of(frames), sizes.block_rows, tiles if whole_tiles else None)
+
+
 def _gap(layout: Layout, frames: np.ndarray, needed: np.ndarray) -> tuple[int, int]:
     """Widest gap to read along, and the bytes between frames that this costs at most for each; `needed` is int64[parts]."""
     if not layout.parts:
@@ -166,9 +228,7 @@ def _gap(layout: Layout, frames: np.ndarray, needed: np.ndarray) -> tuple[int, i
 
 def name_of(layout: Layout) -> str:
     """The (first) file, for messages."""
-    if layout.strided is not None:
-        return layout.strided.path
-    return layout.parts[0][0].path
+    return layout.paths[0]
 
 
 def tile_edges(nav: np.ndarray, depth: int) -> np.ndarray:

@@ -15,12 +15,7 @@ import gpuio.base
 
 NAMES: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in json.loads(Path(__file__).with_name("api_names.json").read_text())}
 
-#: Formats still to come. A name that exists fails `test_names_to_come_do_not_exist` until it is taken from this list.
-TO_COME = {
-    "H5DataSet",
-}
-PRESENT = [name for name in NAMES if name not in TO_COME]
-METHODS = [(name, method["name"]) for name in PRESENT for method in NAMES[name].get("methods", ())]
+METHODS = [(name, method["name"]) for name in NAMES for method in NAMES[name].get("methods", ())]
 
 
 def find(name: str) -> Any:
@@ -56,15 +51,9 @@ def check_parameters(function: Any, printed: list[dict[str, Any]], *, bound: boo
 
 def test_the_list_is_complete():
     assert len(NAMES) == 40
-    assert set(NAMES) >= TO_COME
 
 
-@pytest.mark.parametrize("name", sorted(TO_COME))
-def test_names_to_come_do_not_exist(name):
-    assert not hasattr(gpuio, name), f"{name} has landed: take it from TO_COME"
-
-
-@pytest.mark.parametrize("name", PRESENT)
+@pytest.mark.parametrize("name", NAMES)
 def test_names_are_what_they_are_said_to_be(name):
     found, kind = find(name), NAMES[name]["kind"]
     if kind == "function":
@@ -75,7 +64,7 @@ def test_names_are_what_they_are_said_to_be(name):
         assert issubclass(found, Exception) == (kind == "exception")
 
 
-@pytest.mark.parametrize("name", [name for name in PRESENT if "parameters" in NAMES[name]])
+@pytest.mark.parametrize("name", [name for name in NAMES if "parameters" in NAMES[name]])
 def test_signatures_are_as_printed(name):
     check_parameters(find(name), NAMES[name]["parameters"], bound=True)
 
@@ -90,12 +79,12 @@ def test_methods_are_as_printed(name, method):
                      separate_arguments=entry.get("separate_arguments", False))
 
 
-@pytest.mark.parametrize(("name", "attribute"), [(name, a) for name in PRESENT for a in NAMES[name].get("properties", ())])
+@pytest.mark.parametrize(("name", "attribute"), [(name, a) for name in NAMES for a in NAMES[name].get("properties", ())])
 def test_properties_exist(name, attribute):
     assert not callable(inspect.getattr_static(find(name), attribute))
 
 
-@pytest.mark.parametrize(("name", "attribute"), [(name, a) for name in PRESENT for a in NAMES[name].get("class_attributes", {})])
+@pytest.mark.parametrize(("name", "attribute"), [(name, a) for name in NAMES for a in NAMES[name].get("class_attributes", {})])
 def test_class_attributes_have_the_printed_value(name, attribute):
     found, expected = getattr(find(name), attribute), NAMES[name]["class_attributes"][attribute]
     if attribute == "registry":
@@ -109,7 +98,7 @@ def test_instance_attributes_exist():
         assert hasattr(meta, attribute)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESENT if "load_id" in NAMES[name]])
+@pytest.mark.parametrize("name", [name for name in NAMES if "load_id" in NAMES[name]])
 def test_formats_are_loaded_by_their_name(name):
     assert gpuio.formats.get(NAMES[name]["load_id"]) is find(name)
 

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
     "values": "errors extras hostarray shape fileset layout inflation findings meta reduction source tile corrections engine "
-              "conversion prepare",
-    "stream": "workers blocks boxes sizing pipeline access exchange messages partition dataset explain ceilings",
+              "conversion prepare chunks",
+    "stream": "workers blocks chunk_blocks boxes sizing pipeline access exchange messages partition dataset explain ceilings",
     "door": "__init__ base",
     "edge": "__main__ demo check candidates preview warmup testing",
 }
@@ -61,8 +61,8 @@ THIRD_PARTY = {
     "kvikio": ("gpuio.io.gds",),
     "numba": ("gpuio.cpu_fallback", "gpuio.geometry.ranges"),
     "llvmlite": ("gpuio.cpu_fallback",),
-    "h5py": ("gpuio.formats.hdf5",),
-    "hdf5plugin": ("gpuio.formats.hdf5",),
+    "h5py": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5"),
+    "hdf5plugin": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5"),
     "dask": ("gpuio.formats.dask", "gpuio.integrations.dask"),
     "libertem": ("gpuio.integrations.libertem",),
     "xarray": ("gpuio.integrations.xarray",),

@@ -46,6 +46,7 @@ FORMATS: dict[str, Format] = {
     "ser": Format("gpuio.formats.ser", "SERDataSet", ("ser",)),
     "seq": Format("gpuio.formats.seq", "SEQDataSet", ("seq",)),
     "tvips": Format("gpuio.formats.tvips", "TVIPSDataSet", ("tvips",)),
+    "hdf5": Format("gpuio.formats.hdf5", "H5DataSet", ("h5", "hdf5", "hspy", "nxs", "emd", "de5", "dm5", "nc", "mat")),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
     "memory": Format("gpuio.formats.memory", "MemoryDataSet", (), has_magic=False),

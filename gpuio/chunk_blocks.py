@@ -1,0 +1,239 @@
+"""Reading ahead where frames lie in chunks: rows of chunks are read, unpacked and put side by side, then decoded like any other block.
+
+Where the engine of the stream unpacks, packed bytes travel and are unpacked in its memory. Where it cannot, several threads
+read and unpack in host memory, a few chunks each: unpacking takes far longer than decoding what comes out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpuio.blocks import PLAN_FRAMES, Block, Slot
+from gpuio.chunks import Chunks
+from gpuio.engine import Engine, get_engine, inflate_status
+from gpuio.errors import FormatError, UnsupportedFeature
+from gpuio.geometry.chunks import ChunkPlan, plan_chunks
+from gpuio.io.backends import BufferedBackend
+from gpuio.io.base import Extent
+from gpuio.io.readahead import Pending
+from gpuio.io.staging import aligned_empty
+from gpuio.layout import Layout
+
+#: Unpacked bytes that a thread makes at a time, of files in the page cache and of others, where reads should be long.
+JOB_BYTES, COLD_JOB_BYTES = 1 << 20, 32 << 20
+
+
+@dataclass(slots=True)
+class ChunkSlot(Slot):
+    """A place in the ring, and the packed bytes of its block."""
+
+    packed: Any = None          # Staging if the engine unpacks, else uint8[n], host memory
+
+
+@dataclass(slots=True)
+class ChunkBlock(Block):
+    """A block whose frames lie in rows of chunks."""
+
+    def bytes_of(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """As `Block.bytes_of`: unpacked frames are as good as stored ones."""
+        return self.slot.staging.device, self.plan.starts[first - self.base:stop - self.base, 0]
+
+
+class Unpacked:
+    """What takes the place of a staging buffer where the engine unpacks: engine memory.
+
+    Parameters
+    ----------
+    device : uint8[n], engine memory
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+
+
+class ChunkBlockReader:
+    """As `gpuio.blocks.BlockReader`, for layouts with chunks. Iterate over it once; use it as a context manager.
+
+    Parameters
+    ----------
+    frames : int64[n]
+        File frames wanted.
+    edges : int64[n_blocks + 1]
+        Block boundaries in `frames`.
+    slots, threads
+        Size of the ring, and threads that read and unpack; with none, blocks are made when asked for.
+    cold
+        The files come from storage.
+
+    Raises
+    ------
+    UnsupportedFeature
+        Neither the engine nor the CPU unpacks these chunks.
+    """
+
+    def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray, placements: np.ndarray, *,
+                 slots: int = 1, threads: int = 0, cold: bool = False) -> None:
+        assert layout.chunks is not None
+        self._chunks: Chunks = layout.chunks
+        self._engine, self._frames, self._edges, self._placements = engine, frames, edges, placements
+        self._job_chunks = max(1, (COLD_JOB_BYTES if cold else JOB_BYTES) // self._chunks.chunk_bytes)
+        self._inflater: Any = None
+        self._on_engine = False
+        if self._chunks.filters and self._chunks.source is None:
+            self._on_engine = engine.name != "cpu" and engine.inflates(self._chunks.filters) is None
+            maker = engine if self._on_engine else get_engine("cpu")
+            reason = maker.inflates(self._chunks.filters)
+            if reason is not None:
+                raise UnsupportedFeature(f"{self._chunks.files[0]}: {reason}")
+            self._inflater = maker.inflater(self._chunks.filters, self._chunks.chunk_bytes, self._chunks.item_bytes)
+        self._closers: list[Callable[[], None]] = []
+        self._source: Any = None
+        self._reader: Any = None
+        self._alignment = 1
+        if self._chunks.source is not None:
+            self._source = self._chunks.source.open()
+            self._closers.append(self._source.close)
+        else:
+            # Chunks that are not packed go straight to their place, which is at no multiple of an alignment.
+            backend = backend if self._chunks.is_packed or backend.alignment == 1 else BufferedBackend()
+            self._reader = backend.open(self._chunks.files, self._chunks.sizes)
+            self._alignment = backend.alignment
+            self._closers.append(self._reader.close)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gpuio-chunks") if threads else None
+        if self._pool is not None:
+            pool = self._pool
+            self._closers.append(lambda: pool.shutdown(wait=True, cancel_futures=True))
+        self._slots = [ChunkSlot() for _ in range(slots if threads else 1)]
+
+    def __enter__(self) -> ChunkBlockReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading, join threads, close files."""
+        while self._closers:
+            self._closers.pop()()
+
+    def __iter__(self) -> Iterator[Block]:
+        idle = deque(self._slots)
+        started: deque[Block] = deque()
+        tasks = self._tasks()
+        exhausted = False
+        while True:
+            while idle and not exhausted and not (started and idle[0].is_busy):
+                task = next(tasks, None)
+                if task is None:
+                    exhausted = True
+                    break
+                slot = idle.popleft()
+                for done in slot.in_use:        # a slot is filled again only when nothing reads from it
+                    done.result()
+                slot.in_use.clear()
+                started.append(self._start(slot, *task))
+            if not started:
+                return
+            block = started.popleft()
+            self._arrive(block)
+            yield block
+            assert isinstance(block.slot, ChunkSlot)
+            idle.append(block.slot)
+
+    def _tasks(self) -> Iterator[tuple[ChunkPlan, int, int]]:
+        """Plan some blocks at a time; yield (plan, its first frame, number of the block)."""
+        edges, at_once = self._edges, max(1, PLAN_FRAMES // self._chunks.columns)
+        a = 0
+        while a < len(edges) - 1:
+            b = max(a + 1, int(np.searchsorted(edges, edges[a] + at_once, side="right")) - 1)
+            base, stop = int(edges[a]), int(edges[b])
+            plan = plan_chunks(self._chunks, self._frames[base:stop], edges[a:b + 1] - base, self._placements, alignment=self._alignment,
+                               chunks_at_once=self._job_chunks)
+            for i in range(b - a):
+                yield plan, base, i
+            a = b
+
+    def _start(self, slot: ChunkSlot, plan: ChunkPlan, base: int, index: int) -> Block:
+        """Begin to fill `slot` with block `index` of `plan`."""
+        if slot.plan is not plan:
+            slot.plan = plan
+            slot.bound.clear()
+        self._make_room(slot, plan)
+        low, high = plan.extent_starts[index:index + 2].tolist()
+        used = int(plan.extents[low:high, 2:].sum(axis=1).max(initial=0)) if self._on_engine else plan.staging_bytes
+        block = ChunkBlock(base + int(plan.blocks[index]), base + int(plan.blocks[index + 1]), base, plan, slot, used, index)
+        host = slot.packed.host if self._on_engine else slot.staging.host
+        jobs: list[Callable[[], None]] = [] if self._on_engine else [partial(self._fill, plan, index, host)]
+        jobs += [partial(self._bring, slot, plan, extent, host) for extent in range(low, high)]
+        slot.pending = self._submit(jobs)
+        return block
+
+    def _submit(self, jobs: list[Callable[[], None]]) -> Pending:
+        if self._pool is not None:
+            return Pending([self._pool.submit(job) for job in jobs])
+        try:
+            for job in jobs:
+                job()
+        except Exception as error:
+            return Pending(error=error)
+        return Pending()
+
+    def _make_room(self, slot: ChunkSlot, plan: ChunkPlan) -> None:
+        """Have buffers that are large enough for any block of the plan."""
+        if slot.staging is None or slot.staging.device.size < plan.staging_bytes:
+            slot.bound.clear()
+            slot.staging = Unpacked(self._engine.empty((plan.staging_bytes,), np.uint8)) if self._on_engine else self._engine.staging(
+                plan.staging_bytes)
+        if self._inflater is not None and (slot.packed is None or slot.packed.device.size < plan.packed_bytes):
+            slot.packed = self._engine.staging(plan.packed_bytes) if self._on_engine else Unpacked(aligned_empty(plan.packed_bytes))
+
+    def _bring(self, slot: ChunkSlot, plan: ChunkPlan, extent: int, host: np.ndarray) -> None:
+        """Read an extent; unpack what is in it, unless the engine will."""
+        low, high = plan.chunk_starts[extent:extent + 2].tolist()
+        if self._source is not None:
+            for (row, column), at in zip(plan.places[low:high].tolist(), plan.chunks[low:high, 3].tolist(), strict=True):
+                self._source.read(row + self._chunks.first_row, column, host[at:at + self._chunks.chunk_bytes])
+            return
+        extents: list[Extent] = [tuple(plan.extents[extent].tolist())]
+        unpacks = self._inflater is not None and not self._on_engine
+        self._reader.read(extents, slot.packed.device if unpacks else host)
+        if unpacks:
+            inflate = self._inflater.bind(slot.packed.device, host)
+            self._check(plan, low, inflate(plan.chunks[low:high]))
+
+    def _fill(self, plan: ChunkPlan, index: int, into: Any) -> None:
+        """Give chunks of which nothing is stored their value. `into` is host or engine memory."""
+        chunks, xp = self._chunks, np if isinstance(into, np.ndarray) else self._engine.xp
+        size = chunks.frame_step if chunks.by_frame else chunks.chunk_bytes
+        value = xp.asarray(np.frombuffer(chunks.fill, dtype=np.uint8))
+        for at in plan.fills[plan.fill_starts[index]:plan.fill_starts[index + 1]].tolist():
+            into[at:at + size].reshape(-1, chunks.item_bytes)[:] = value
+
+    def _arrive(self, block: Block) -> None:
+        """Have the block's frames in the memory of the engine."""
+        slot, plan, index = block.slot, block.plan, block.first_extent
+        assert isinstance(slot, ChunkSlot) and isinstance(plan, ChunkPlan)
+        slot.pending.wait()
+        if not self._on_engine:
+            slot.staging.push(block.used_bytes)
+            return
+        slot.packed.push(block.used_bytes)
+        self._fill(plan, index, slot.staging.device)
+        low, high = plan.chunk_starts[plan.extent_starts[index:index + 2]].tolist()
+        if low < high:
+            status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high])
+            self._check(plan, low, self._engine.download(status))
+
+    def _check(self, plan: ChunkPlan, first: int, status: np.ndarray) -> None:
+        """Raise FormatError for the first of some chunks that could not be unpacked."""
+        bad = np.flatnonzero(status)
+        if len(bad):
+            row, column = plan.places[first + int(bad[0])].tolist()
+            raise FormatError(f"{self._chunks.where(row, column)}: {inflate_status(int(status[bad[0]]))}")

@@ -1,0 +1,268 @@
+"""What is in an HDF5 file: opening it, following its links, finding data sets and text attributes. No pixels.
+
+Files are opened by h5py for as long as it takes to look, and closed. Links that lead to other files are followed here rather
+than by the HDF5 library, which would go wherever a file sends it: outside of the folder of the file that was opened only if the
+user allows it. Objects may be reached on several ways, and in circles; each is looked at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
+from gpuio.extras import extra
+from gpuio.source import HostFiles
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+MAX_USER_BLOCK = 1 << 20
+#: Links to follow from a name to an object, objects to look at in a file, and how deep groups may lie in each other.
+MAX_LINKS, MAX_OBJECTS, MAX_DEPTH = 32, 100_000, 64
+#: Data sets named in messages.
+MAX_NAMED = 12
+
+
+class Place(NamedTuple):
+    """A data set by the file that it is in, and its name there."""
+
+    path: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: data set {self.name}"
+
+
+def library() -> Any:
+    """h5py, with the filters of hdf5plugin if that is installed.
+
+    Raises
+    ------
+    BackendUnavailable
+        h5py is not installed.
+    """
+    with extra("hdf5"):
+        import h5py
+    try:
+        import hdf5plugin  # noqa: F401 -- registers its filters
+    except ImportError:
+        pass
+    return h5py
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Any]:
+    """A file, open for reading.
+
+    Raises
+    ------
+    OSError
+        It is missing or may not be read.
+    DataSetException
+        It is no regular file, no HDF5 file, cut short, damaged, or open for writing elsewhere; the message keeps what the library says.
+    """
+    h5py = library()
+    HostFiles().read(path, 0, 1)                # the system's own errors, and those about folders and pipes
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        said = str(error)
+        if "truncated" in said:
+            raise TruncatedFile(f"{path}: the file is cut short; HDF5 says: {said}") from error
+        if "lock" in said or "already open for write" in said:
+            raise DataSetException(f"{path}: is open for writing, here or in another program; close it there or wait until it is "
+                                   f"complete. HDF5 says: {said}") from error
+        raise FormatError(f"{path}: cannot be opened as an HDF5 file; HDF5 says: {said}") from error
+    with file:
+        if file.mode != "r":
+            raise DataSetException(f"{path}: is open for writing in this process; close it first")
+        yield file
+
+
+def sniff(head: bytes, path: str, extensions: tuple[str, ...]) -> bool:
+    """Whether a file beginning with `head` is HDF5, possibly behind a user block of 512 bytes, 1024, 2048 ...
+
+    Long ones are looked for only in files with one of the `extensions`.
+    """
+    if any(head[at:at + len(MAGIC)] == MAGIC for at in (0, 512, 1024, 2048)):
+        return True
+    if not path.lower().endswith(extensions):
+        return False
+    at = 4096
+    while at <= MAX_USER_BLOCK and (there := HostFiles().read(path, at, len(MAGIC))):
+        if there == MAGIC:
+            return True
+        at *= 2
+    return False
+
+
+def outside(path: str, name: str, folder: str, allowed: bool) -> str:
+    """The path of a file that the file `path` names, checked to lie in `folder`.
+
+    Raises
+    ------
+    DataSetException
+        It lies elsewhere and that is not allowed.
+    """
+    target = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(path)), name))
+    home = os.path.realpath(folder)
+    if not allowed and os.path.commonpath([home, target]) != home:
+        raise DataSetException(f"{path}: refers to {name}, which is outside of {home}; pass allow_outside=True to follow it")
+    return target
+
+
+def resolve(path: str, name: str, folder: str, allowed: bool = False) -> Place:
+    """Follow links from a name in a file to the object itself.
+
+    Raises
+    ------
+    DataSetException
+        There is no such object, links go round in circles, or one leads outside of `folder` and that is not `allowed`.
+    OSError
+        A file that a link leads to cannot be read.
+    """
+    place = Place(path, "/" + name.strip("/"))
+    for _ in range(MAX_LINKS):
+        with opened(place.path) as file:
+            further = _next(file, place)
+        if further is None:
+            return place
+        if further.path != place.path:
+            linked = outside(place.path, further.path, folder, allowed)
+            if not os.path.exists(linked):
+                raise FormatError(f"{place.path}: {place.name} is a link to {further.path}, which is not there (looked for {linked})")
+            further = Place(linked, further.name)
+        place = further
+    raise FormatError(f"{path}: {name} is a chain of more than {MAX_LINKS} links; do they go round in circles?")
+
+
+def _next(file: Any, place: Place) -> Place | None:
+    """Where the first link on the way to an object leads, with the rest of the way; None if there is none.
+
+    An external link is told by its path as it is written in the file.
+    """
+    h5py = library()
+    group = file
+    parts = [part for part in place.name.split("/") if part]
+    for i, part in enumerate(parts):
+        if not isinstance(group, h5py.Group) or (link := group.get(part, getlink=True)) is None:
+            raise FormatError(f"{place.path}: has no {place.name}; it has {listing(file)}")
+        rest = "/".join(parts[i + 1:])
+        if isinstance(link, h5py.SoftLink):
+            base = "" if link.path.startswith("/") else "/".join(parts[:i]) + "/"
+            return Place(place.path, _joined(base + link.path, rest))
+        if isinstance(link, h5py.ExternalLink):
+            return Place(link.filename, _joined(link.path, rest))
+        group = group[part]
+    return None
+
+
+def _joined(name: str, rest: str) -> str:
+    return "/" + "/".join(part for part in f"{name}/{rest}".split("/") if part and part != ".")
+
+
+def walk(file: Any) -> Iterator[tuple[str, Any]]:
+    """Name and object of everything in a file that links in it lead to, each once; links to other files are not followed."""
+    h5py = library()
+    seen = set()
+    pending: list[tuple[str, Any]] = [("", file["/"])]
+    while pending and len(seen) < MAX_OBJECTS:
+        name, group = pending.pop()
+        inner = []
+        for key in group:
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                continue
+            try:
+                child = group[key]
+            except (KeyError, OSError, RuntimeError):       # an object that the library cannot read
+                continue
+            address = h5py.h5o.get_info(child.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            yield f"{name}/{key}", child
+            if isinstance(child, h5py.Group) and name.count("/") < MAX_DEPTH:
+                inner.append((f"{name}/{key}", child))
+        pending.extend(reversed(inner))
+
+
+def data_sets(file: Any) -> list[tuple[str, Any]]:
+    """Name and data set of all that hold numbers of a fixed size, in the order of the file."""
+    h5py = library()
+    return [(name, found) for name, found in walk(file) if isinstance(found, h5py.Dataset) and why_no_pixels(found) is None]
+
+
+def why_no_pixels(found: Any) -> str | None:
+    """None if the items of a data set are numbers that can be decoded, else what they are."""
+    try:
+        dtype = found.dtype
+    except TypeError as error:
+        return str(error)
+    if dtype.kind in "buifc" and dtype.itemsize <= (16 if dtype.kind == "c" else 8) and found.shape is not None:
+        return None
+    if found.shape is None:
+        return "no items at all (a null dataspace)"
+    names = {"O": "objects (text of any length, references or ragged arrays)", "V": "records (a compound type)", "S": "text"}
+    return f"{names.get(dtype.kind, 'items')} of dtype {dtype}"
+
+
+def described(name: str, found: Any) -> str:
+    """A data set in few words."""
+    chunks = f" in chunks of {found.chunks}" if found.chunks else ""
+    return f"{name} {found.shape} {found.dtype}{chunks}"
+
+
+def listing(file: Any) -> str:
+    """The data sets of a file that could be meant, largest first."""
+    found = sorted(data_sets(file), key=lambda entry: -entry[1].size)
+    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return ", ".join(described(*entry) for entry in found[:MAX_NAMED]) + more if found else "no data sets of numbers"
+
+
+def text(value: Any) -> str:
+    """An attribute as text, whatever kind of text it is; empty for anything else."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.ravel()[0]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace").rstrip("\0").strip()
+    return value.strip() if isinstance(value, str) else ""
+
+
+def attribute(found: Any, name: str) -> Any:
+    """An attribute, or None if it is not there or cannot be read."""
+    try:
+        return found.attrs[name]
+    except (KeyError, OSError, TypeError, ValueError, RuntimeError):
+        return None
+
+
+def number(value: Any) -> float | int | None:
+    """A single real number as Python has it, of an attribute or a data set; None for anything else."""
+    try:
+        value = np.asarray(value[()] if hasattr(value, "attrs") else value)
+    except (OSError, TypeError, ValueError, RuntimeError):
+        return None
+    if value.size != 1 or value.dtype.kind not in "buif":
+        return None
+    result: float | int = value.ravel()[0].item()
+    return result
+
+
+def dataset(file: Any, place: Place) -> Any:
+    """A data set of an open file, checked to hold numbers.
+
+    Raises
+    ------
+    FormatError, UnsupportedFeature
+        It is a group, or its items are no numbers.
+    """
+    found = file[place.name]
+    if not isinstance(found, library().Dataset):
+        raise FormatError(f"{place.path}: {place.name} is a group; name a data set: {listing(file)}")
+    reason = why_no_pixels(found)
+    if reason is not None:
+        raise UnsupportedFeature(f"{place} holds {reason}; expected numbers: bool, integer, float or complex")
+    return found
