@@ -33,7 +33,7 @@ from typing import Any
 from gpuio.dataset import DataSet, MessageConverter, message_schema
 from gpuio.errors import FormatError, ShapeError
 from gpuio.findings import Finding, about_scan, path_of
-from gpuio.formats import FORMATS, _hdf5_structure
+from gpuio.formats import FORMATS, _hdf5_dectris, _hdf5_structure
 from gpuio.formats._arguments import ignored, integer, nav_or_sig_shape, sync
 from gpuio.formats._hdf5_discovery import Choice, choose, describe
 from gpuio.formats._hdf5_storage import storage
@@ -73,6 +73,10 @@ def parse(source: Source, path: str, *, ds_path: str | None = None, sig_dims: in
         The file is missing or may not be read.
     """
     folder = os.path.dirname(os.path.abspath(path))
+    with opened(path) as file:
+        names = _hdf5_dectris.parts_of(file) if ds_path is None or f"/{ds_path.strip('/')}" == _hdf5_dectris.GROUP else []
+    if names:
+        return _hdf5_dectris.parse(path, names, folder, allow_outside)
     if ds_path is None:
         with opened(path) as file:
             place, notes = choose(file, path, folder, allow_outside)
@@ -161,6 +165,7 @@ class H5DataSet(DataSet):
         self._nav_shape = nav_or_sig_shape(nav_shape, "nav_shape")
         self._sig_shape = nav_or_sig_shape(sig_shape, "sig_shape")
         self._sync_offset = sync(sync_offset)
+        self._allow_unrepairable = True             # masks of DECTRIS detectors hold the gaps between modules
 
     def _parse(self, source: Source) -> Layout:
         return parse(source, self._path, ds_path=self._ds_path, sig_dims=self._sig_dims, allow_outside=self._allow_outside)

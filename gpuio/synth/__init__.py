@@ -38,6 +38,7 @@ WRITERS = {
     "ser": "gpuio.synth.ser",
     "seq": "gpuio.synth.seq",
     "tvips": "gpuio.synth.tvips",
+    "hdf5": "gpuio.synth.hdf5",
     "npy": "gpuio.synth.npy",
     "raw": "gpuio.synth.raw",
 }

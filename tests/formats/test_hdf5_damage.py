@@ -1,0 +1,233 @@
+"""HDF5: files that are damaged, incomplete, busy, or hold something else; one clear line each."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+
+import gpuio
+from gpuio.errors import BackendUnavailable, DataSetException, FormatError, MemoryBudgetError, ShapeError, TruncatedFile, UnsupportedFeature
+from tests.formats.hdf5_files import PACKED, counts, write
+
+SHAPE = (5, 7, 13, 11)
+
+
+def load(path, **parameters):
+    return gpuio.load("hdf5", path=str(path), device="cpu", **parameters)
+
+
+def refused(error, match, path, **parameters):
+    with pytest.raises(error, match=match) as caught:
+        load(path, **parameters)
+    said = str(caught.value)
+    assert str(path) in said
+    assert "\n" not in said
+
+
+def test_files_that_are_no_hdf5(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"x" * 5000)
+    refused(FormatError, "cannot be opened as an HDF5 file; HDF5 says: .*signature", path)
+    path.write_bytes(b"")
+    refused(FormatError, "cannot be opened", path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing.h5")
+    with pytest.raises(DataSetException, match="is a folder"):
+        load(tmp_path)
+    assert gpuio.detect(path) is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
+def test_files_that_are_cut_short(tmp_path, share):
+    path = write(tmp_path / "a.h5", counts(1, SHAPE), chunks=(1, 1, 13, 11))
+    whole = open(path, "rb").read()
+    with open(path, "wb") as file:
+        file.write(whole[:int(len(whole) * share)])
+    refused(FormatError, "HDF5 says", path)
+
+
+def test_a_file_that_another_process_writes(tmp_path):
+    path = write(tmp_path / "a.h5", counts(1, SHAPE))
+    with h5py.File(path, "r+"):
+        refused(DataSetException, "is open for writing in this process", path)
+        code = f"import gpuio\ntry: gpuio.load('hdf5', path={path!r}, device='cpu')\nexcept gpuio.errors.DataSetException as e: print(e)"
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert re.match(rf"{re.escape(path)}: is open for writing, here or in another program; .*lock", said)
+    assert said.count("\n") == 1
+    assert load(path).dtype == np.dtype("u2")
+
+
+def test_names_that_are_no_data_set(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["group/scan"] = counts(1, SHAPE)
+        file["group/loop"] = h5py.SoftLink("/group/back")
+        file["group/back"] = h5py.SoftLink("/group/loop")
+        file["group/again"] = file["group"]         # a circle of groups
+        file["gone"] = h5py.ExternalLink("gone.h5", "/x")
+        file["dangling"] = h5py.SoftLink("/nothing")
+    refused(FormatError, r"has no /scan; it has /group/scan \(5, 7, 13, 11\) uint16", path, ds_path="scan")
+    refused(FormatError, "/group is a group; name a data set: /group/scan", path, ds_path="group")
+    refused(FormatError, "do they go round in circles", path, ds_path="group/loop")
+    refused(FormatError, r"gone is a link to gone\.h5, which is not there", path, ds_path="gone")
+    refused(FormatError, "has no /nothing", path, ds_path="dangling")
+    refused(FormatError, "has no /group/scan/more", path, ds_path="group/scan/more")
+    assert load(path).metadata["ds_path"] == "/group/scan"
+
+
+def test_items_that_are_no_pixels(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["records"] = np.zeros((3, 4, 5), [("a", "u2"), ("b", "f4")])
+        file["text"] = np.full((3, 4, 5), b"abc")
+        file["ragged"] = np.full((3, 4, 5), "abc", dtype=object)
+        file.create_dataset("references", (3, 4, 5), h5py.ref_dtype)
+        file["null"] = h5py.Empty("f4")
+        file["line"] = np.arange(5)
+        file.create_dataset("empty", (0, 4, 5), "u2", maxshape=(None, 4, 5))
+    refused(UnsupportedFeature, "records .a compound type.* of dtype", path, ds_path="records")
+    refused(UnsupportedFeature, "text of dtype", path, ds_path="text")
+    for name in ("ragged", "references"):
+        refused(UnsupportedFeature, "objects", path, ds_path=name)
+    refused(UnsupportedFeature, "null", path, ds_path="null")
+    refused(ShapeError, r"has shape \(5,\); expected at least sig_dims=2", path, ds_path="line")
+    refused(FormatError, r"of shape \(0, 4, 5\) holds nothing", path, ds_path="empty")
+    refused(FormatError, r"has no data set with frames; it has .*/line \(5,\)", path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("sig_dims", 0), ("sig_dims", "2"), ("target_size", -1), ("nav_shape", (0, 3)), ("sync_offset", 1.5)])
+def test_parameters_that_make_no_sense(tmp_path, name, value):
+    with pytest.raises(ShapeError, match=name):
+        load(tmp_path / "a.h5", **{name: value})
+
+
+def patched(path, old, new):
+    """Replace the only place in a file that holds some bytes."""
+    data = open(path, "rb").read()
+    assert data.count(old) == 1
+    with open(path, "wb") as file:
+        file.write(data.replace(old, new))
+
+
+def chunk_record(path, number, name="data"):
+    """Size, mask and address of a chunk as the B-tree of version 1 has them around its coordinates."""
+    with h5py.File(path) as file:
+        info = file[name].id.get_chunk_info(number)
+        rank = file[name].ndim
+    head = info.size.to_bytes(4, "little") + info.filter_mask.to_bytes(4, "little") + b"".join(k.to_bytes(8, "little") for k in info.chunk_offset)
+    return info, head + bytes(8), info.byte_offset.to_bytes(8, "little"), rank
+
+
+@pytest.mark.parametrize("storage", [{}, PACKED["gzip"]], ids=["plain", "gzip"])
+def test_a_damaged_index_of_chunks(tmp_path, storage):
+    values = counts(1, (5, 13, 11))
+    for damage, said in ((lambda i, h, a: (h + a, bytes(4) + h[4:] + a), "has 0 bytes"),
+                         (lambda i, h, a: (h + a, h + (1 << 40).to_bytes(8, "little")), f"at byte {1 << 40}; the file has"),
+                         (lambda i, h, a: (h + a, (1 << 30).to_bytes(4, "little") + h[4:] + a), f"has {1 << 30} bytes")):
+        path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11), **storage)
+        info, head, address, _ = chunk_record(path, 3)
+        patched(path, *damage(info, head, address))
+        refused(FormatError, rf"/data: the index of chunks is damaged: chunk \(3, 0, 0\) {said}", path)
+    if not storage:
+        path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11))
+        info, head, address, _ = chunk_record(path, 3)
+        patched(path, head + address, (285).to_bytes(4, "little") + head[4:] + address)
+        refused(FormatError, r"chunk \(3, 0, 0\) has 285 bytes; expected 286", path)
+
+
+@pytest.mark.parametrize("filters", ["gzip", "gzip shuffle fletcher32", "lzf", "lz4", "bitshuffle lz4"])
+@pytest.mark.parametrize("backend", ["mmap", "direct"])
+def test_a_damaged_chunk_is_named_and_gives_no_pixels(tmp_path, filters, backend):
+    values = counts(2, (6, 13, 11))
+    values[4] = np.random.default_rng(2).poisson(3, (13, 11))
+    path = write(tmp_path / "a.h5", values, chunks=(2, 13, 11), **PACKED[filters])
+    with h5py.File(path) as file:
+        info = file["data"].id.get_chunk_info(2)
+    with open(path, "r+b") as file:
+        file.seek(info.byte_offset)
+        file.write(b"\xff" * 24)
+    ds = load(path, io_backend=gpuio.base.IOBackend.get_cls_by_id(backend)())
+    np.testing.assert_array_equal(ds[:4], values[:4])
+    match = rf"{re.escape(path)}: chunk \(4, 0, 0\), {info.size} bytes at byte {info.byte_offset}: "
+    with pytest.raises(FormatError, match=match):
+        ds[4]
+    got = []
+    with pytest.raises(FormatError, match=match):
+        for tile in ds.tiles(depth=2, memory=4000):
+            got.append(np.array(tile.data))
+    np.testing.assert_array_equal(np.concatenate(got), values[:len(got) * 2])
+
+
+def test_a_chunk_that_ends_early(tmp_path):
+    """Stored bytes that are a valid stream of too few pixels."""
+    values = counts(3, (5, 13, 11))
+    path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11), **PACKED["gzip"])
+    import zlib
+
+    with h5py.File(path, "r+") as file:
+        file["data"].id.write_direct_chunk((3, 0, 0), zlib.compress(values[3].tobytes()[:-2]))
+    with pytest.raises(FormatError, match=r"chunk \(3, 0, 0\)"):
+        load(path)[3]
+    with h5py.File(path, "r+") as file:
+        file["data"].id.write_direct_chunk((3, 0, 0), zlib.compress(values[3].tobytes() + bytes(1 << 20)))
+    with pytest.raises(FormatError, match=r"chunk \(3, 0, 0\)"):
+        load(path)[3]
+    np.testing.assert_array_equal(load(path)[:3], values[:3])
+
+
+def test_a_bomb_is_refused_before_anything_is_allocated(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("huge chunks", (1 << 20, 30000, 30000), "u2", chunks=(1, 30000, 30000), compression="gzip")
+        file.create_dataset("many chunks", (1 << 40, 8, 8), "u2", chunks=(1, 8, 8))
+    with pytest.raises(MemoryBudgetError, match="cannot hold one frame"):
+        next(load(path, ds_path="huge chunks").tiles(memory="1 GiB"))
+    refused(UnsupportedFeature, f"has {1 << 40} chunks", path, ds_path="many chunks")
+
+
+def test_a_filter_that_is_not_there_is_named(tmp_path, monkeypatch):
+    values = counts(4, (5, 13, 11))
+    path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11), **hdf5plugin.Zstd())
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: False)
+    refused(UnsupportedFeature, r"filter 32015 \(.*\), which cannot be undone here; it needs hdf5plugin: install gpuio\[hdf5\]", path)
+
+
+def test_h5py_that_is_not_there_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.h5", counts(4, (5, 13, 11)))
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(BackendUnavailable, match=r"h5py.*install gpuio\[hdf5\]"):
+        load(path)
+
+
+def test_what_the_library_cannot_read_is_an_error_with_its_words(tmp_path):
+    values = counts(5, (5, 13, 11))
+    path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11), **hdf5plugin.Zstd())
+    with h5py.File(path, "r+") as file:
+        file["data"].id.write_direct_chunk((3, 0, 0), b"\xff" * 40)
+    ds = load(path)
+    np.testing.assert_array_equal(ds[:3], values[:3])
+    with pytest.raises(gpuio.errors.ReadError, match=r"a\.h5: data set /data, frames from \(3,\) on: HDF5 says"):
+        ds[3]
+
+
+def test_a_file_that_becomes_shorter_after_it_was_opened(tmp_path):
+    path = write(tmp_path / "a.h5", counts(6, (6, 13, 11)), chunks=(2, 13, 11), **PACKED["gzip"])
+    ds = load(path)
+    ds.check_valid()
+    with open(path, "r+b") as file:
+        file.truncate(3000)
+    with pytest.raises(OSError, match="shrank"):
+        ds[...]
+
+
+def test_truncated_error_is_told_as_such(tmp_path):
+    path = write(tmp_path / "a.h5", counts(1, SHAPE))
+    with open(path, "r+b") as file:
+        file.truncate(5000)
+    refused(TruncatedFile, "cut short", path)
