@@ -37,7 +37,7 @@ class Slot:
     mapped: Any = None
     pending: Any = None
     bound: dict[tuple[int, int], Decode] = field(default_factory=dict)
-    plan: Plan | None = None
+    plan: Any = None
     in_use: list[Any] = field(default_factory=list)      # decode calls that still read from this slot
 
 
@@ -48,7 +48,7 @@ class Block:
     first: int
     stop: int
     base: int               # index of the plan's first frame in the selection
-    plan: Plan
+    plan: Any               # Plan, or another one that says where frames start
     slot: Slot
     used_bytes: int         # of the staging buffer
     first_extent: int       # of the plan's, in this block

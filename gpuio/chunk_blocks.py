@@ -219,7 +219,7 @@ class ChunkBlockReader:
     def _arrive(self, block: Block) -> None:
         """Have the block's frames in the memory of the engine."""
         slot, plan, index = block.slot, block.plan, block.first_extent
-        assert isinstance(slot, ChunkSlot) and isinstance(plan, ChunkPlan)
+        assert isinstance(slot, ChunkSlot)
         slot.pending.wait()
         if not self._on_engine:
             slot.staging.push(block.used_bytes)

@@ -188,7 +188,8 @@ def open_blocks(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
                 *, cold: bool = False, deferred: bool = False) -> BlockReader | ChunkBlockReader:
     """The reader of a layout's blocks, with buffers of these sizes; other parameters as `BlockReader`."""
     if layout.chunks is not None:
-        return ChunkBlockReader(layout, engine, backend, frames, edges, placements, slots=sizes.slots, threads=sizes.read_threads, cold=cold)
+        return ChunkBlockReader(layout, engine, backend, frames, edges, placements, slots=sizes.slots, threads=sizes.read_threads,
+                                cold=cold)
     return BlockReader(layout, engine, backend, frames, edges, placements, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap,
                        deferred=deferred, piece_bytes=sizes.piece_bytes)
 

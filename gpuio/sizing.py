@@ -189,8 +189,9 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
     slots = next((n for n in (3, 2) if n * cost * block_rows <= left), 2 if together == 1 and left >= 2 * cost else 1)
     block_rows = min(block_rows, left // (slots * cost))
     threads = min(MAX_UNPACK_THREADS, len(os.sched_getaffinity(0))) if chunks.is_packed else 3 if cold or on_device else 0
-    return Sizes(depth, min(block_rows * (1 if chunks.by_frame else chunks.frames_per_row), len(frames) or 1), slots if threads else 1, threads, 0,
-                 depth * frame_out * outputs + (slots if threads else 1) * block_rows * cost, block_rows=block_rows)
+    slots = slots if threads else 1
+    block_frames = min(block_rows * (1 if chunks.by_frame else chunks.frames_per_row), len(frames) or 1)
+    return Sizes(depth, block_frames, slots, threads, 0, depth * frame_out * outputs + slots * block_rows * cost, block_rows=block_rows)
 
 
 def _half_of_memory() -> int:

@@ -43,12 +43,13 @@ GROUP = "/entry/data"
 PART = re.compile(r"data_(\d+)")
 DETECTOR = "/entry/instrument/detector"
 SPECIFIC = f"{DETECTOR}/detectorSpecific"
-#: Metadata: keys, and where they are.
+#: Metadata: keys, and where they are below the detector.
 KEYS = {
-    "detector": f"{DETECTOR}/description", "detector_number": f"{DETECTOR}/detector_number", "frame_time_s": f"{DETECTOR}/frame_time",
-    "count_time_s": f"{DETECTOR}/count_time", "bit_depth": f"{DETECTOR}/bit_depth_image", "saturation_value": f"{DETECTOR}/saturation_value",
-    "pixel_size_x_m": f"{DETECTOR}/x_pixel_size", "pixel_size_y_m": f"{DETECTOR}/y_pixel_size", "photon_energy_eV": f"{SPECIFIC}/photon_energy",
-    "images_per_trigger": f"{SPECIFIC}/nimages", "triggers": f"{SPECIFIC}/ntrigger", "data_collection_date": f"{SPECIFIC}/data_collection_date",
+    "detector": "description", "detector_number": "detector_number", "frame_time_s": "frame_time", "count_time_s": "count_time",
+    "bit_depth": "bit_depth_image", "saturation_value": "saturation_value", "pixel_size_x_m": "x_pixel_size",
+    "pixel_size_y_m": "y_pixel_size", "photon_energy_eV": "detectorSpecific/photon_energy",
+    "images_per_trigger": "detectorSpecific/nimages", "triggers": "detectorSpecific/ntrigger",
+    "data_collection_date": "detectorSpecific/data_collection_date",
 }
 
 
@@ -89,7 +90,7 @@ def parse(path: str, names: list[str], folder: str, allow_outside: bool) -> Layo
     _, first, shape, dtype, _ = stored[0]
     sig = shape[1:]
     with opened(path) as file:
-        metadata = {key: value for key, name in KEYS.items() if (value := _value(file, name)) is not None}
+        metadata = {key: value for key, name in KEYS.items() if (value := _value(file, f"{DETECTOR}/{name}")) is not None}
         gain, excluded = _corrections(file, path, sig, folder, allow_outside, notes)
     nav = _scan(path, count, metadata, notes)
     about = {"ds_path": GROUP, "convention": "DECTRIS", "dtype_on_disk": dtype.str, "shape": (count, *sig), "data_files": len(stored),
@@ -123,8 +124,8 @@ def _joined(stored: list[tuple[Place, Stored, tuple[int, ...], np.dtype, int]], 
         return replace(first, chunks=_one_table(chunks), notes=tuple(note for _, each, *_ in stored for note in each.notes))
     if len({_form(c) for c, _ in chunks}) > 1:
         notes.append("data files are stored in different ways: they are read by the HDF5 library")
-    with ExitStack() as files:
-        arrays = [(files.enter_context(opened(place.path))[place.name], place) for place, *_ in stored]
+    with ExitStack() as stack:
+        arrays = [(stack.enter_context(opened(place.path))[place.name], place) for place, *_ in stored]
         return replace(by_library(arrays, 2), metadata=first.metadata)
 
 
@@ -159,7 +160,8 @@ def _value(file: Any, name: str) -> Any:
 def _corrections(file: Any, path: str, sig: tuple[int, ...], folder: str, allow_outside: bool,
                  notes: list[str]) -> tuple[Layout | None, tuple[range, ...]]:
     """The flatfield unless it is applied already, and pixels that the mask tells to be bad."""
-    gain, excluded = None, ()
+    gain: Layout | None = None
+    excluded: tuple[range, ...] = ()
     for name in ("flatfield", "pixel_mask"):
         if f"{SPECIFIC}/{name}" not in file:
             continue

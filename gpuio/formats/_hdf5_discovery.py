@@ -70,21 +70,20 @@ def choose(file: Any, path: str, folder: str, allow_outside: bool) -> tuple[Plac
         There is none.
     """
     convention, names = _by_convention(file)
-    problem = ()
+    notes: tuple[str, ...] = ()
     for name in names:
         try:
             return resolve(path, name, folder, allow_outside), ()
         except (DataSetException, OSError) as error:
-            problem = (f"{convention} names {name}, which cannot be used: {error}",)
+            notes = (f"{convention} names {name}, which cannot be used: {error}",)
     found = [entry for entry in data_sets(file) if entry[1].ndim >= 2 and entry[1].size]
     if not found:
         raise FormatError(f"{path}: has no data set with frames; it has {listing(file)}")
     best = max(found, key=lambda entry: _rank(entry[1]))
-    notes = ()
     if len(found) > 1:
-        notes = (f"the file has {len(found)} data sets with two axes or more; {described(*best)} is used, ds_path chooses another of "
-                 f"{listing(file)}",)
-    return Place(path, best[0]), problem + notes
+        notes += (f"the file has {len(found)} data sets with two axes or more; {described(*best)} is used, ds_path chooses another of "
+                  f"{listing(file)}",)
+    return Place(path, best[0]), notes
 
 
 def _rank(found: Any) -> tuple[Any, ...]:
@@ -101,8 +100,7 @@ def _by_convention(file: Any) -> tuple[str, list[str]]:
         return "NeXus", names
     if is_velox(file):
         return "Velox", _ranked(file, lambda name, found: VELOX_IMAGE.fullmatch(name))
-    emd = _ranked(file, lambda name, found: found.ndim >= 2 and _is_emd_array(found.parent) and not re.match(r"dim\d+$", name.rsplit("/")[-1]))
-    return "EMD", emd
+    return "EMD", _ranked(file, lambda name, found: found.ndim >= 2 and _is_emd_array(found.parent))
 
 
 def _ranked(file: Any, fits: Any) -> list[str]:
@@ -156,11 +154,12 @@ def describe(file: Any, place: Place, found: Any, notes: tuple[str, ...] = ()) -
     parent = found.parent
     if is_velox(file) and VELOX_IMAGE.fullmatch(place.name) and found.ndim == 3:
         said = _velox_json(parent)
-        axes = ({"name": "y"}, {"name": "x"}, {"name": "frame"})
+        axes: tuple[dict[str, Any], ...] = ({"name": "y"}, {"name": "x"}, {"name": "frame"})
         for axis, key in zip(axes, ("height", "width"), strict=False):
-            scale = number(said.get("BinaryResult", {}).get("PixelSize", {}).get(key)) if said else None
-            if scale is not None:
-                axis |= {"delta": scale, "first": 0.0, "unit": text(said["BinaryResult"].get("PixelUnitX", "m"))}     # type: ignore[dict-item]
+            result = said.get("BinaryResult", {})
+            scale = _plain(result.get("PixelSize", {}).get(key))
+            if isinstance(scale, float):
+                axis |= _axis(axis["name"], 0.0, scale, text(result.get("PixelUnitX", "m")))
         metadata = {key: value for key, (group, name) in VELOX_KEYS.items() if (value := _plain(said.get(group, {}).get(name))) is not None}
         return Choice(place, "Velox", axes, True, metadata, notes)
     if text(attribute(file, "file_format")).lower() == "hyperspy":

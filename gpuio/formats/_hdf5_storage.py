@@ -214,9 +214,9 @@ def _chunked(found: Any, place: Place, box: _Box, plist: Any, facts: dict[str, A
     chunks = Chunks((place.path,), (os.path.getsize(place.path),), (grid,), table, box.sig_grid, box.sig_chunk, box.item.itemsize,
                     box.frame_step, filters, fill_bytes(found))
     missing = int((table[:, :, FILE] < 0).sum())
-    notes = (f"{missing} of {table.shape[0] * table.shape[1]} chunks were never written: their pixels have the fill value",) if missing else ()
+    note = f"{missing} of {table.shape[0] * table.shape[1]} chunks were never written: their pixels have the fill value"
     return Stored(chunk_pieces(box.sig_shape, box.sig_chunk, box.item.itemsize, box.pixel_step, chunks.pitch), chunks=chunks,
-                  metadata=facts, notes=notes)
+                  metadata=facts, notes=(note,) if missing else ())
 
 
 def _runs(table: np.ndarray, grid: ChunkGrid, place: Place, box: _Box) -> list[File] | None:
@@ -348,8 +348,8 @@ def chunk_pieces(sig_shape: Sequence[int], sig_chunk: Sequence[int], item_bytes:
             if pixel_step == item_bytes:
                 whole, rest = divmod(width, columns)
                 if whole:
-                    several = {"repeats": whole, "rep_src": pitch, "rep_pos": columns} if whole > 1 else {}
-                    found.append(Piece(src, pos, columns, rows=high, row_src=row_src, row_pos=width, **several))
+                    found.append(Piece(src, pos, columns, rows=high, row_src=row_src, row_pos=width, repeats=whole, rep_src=pitch,
+                                       rep_pos=columns))
                 if rest:
                     found.append(Piece(src + whole * pitch, pos + whole * columns, rest, rows=high, row_src=row_src, row_pos=width))
                 continue

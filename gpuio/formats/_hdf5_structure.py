@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,10 +46,8 @@ def library() -> Any:
     """
     with extra("hdf5"):
         import h5py
-    try:
+    with suppress(ImportError):
         import hdf5plugin  # noqa: F401 -- registers its filters
-    except ImportError:
-        pass
     return h5py
 
 
@@ -167,7 +165,7 @@ def _joined(name: str, rest: str) -> str:
 def walk(file: Any) -> Iterator[tuple[str, Any]]:
     """Name and object of everything in a file that links in it lead to, each once; links to other files are not followed."""
     h5py = library()
-    seen = set()
+    seen: set[Any] = set()
     pending: list[tuple[str, Any]] = [("", file["/"])]
     while pending and len(seen) < MAX_OBJECTS:
         name, group = pending.pop()

@@ -217,10 +217,7 @@ def block_edges(rows: np.ndarray, most: int, tiles: np.ndarray | None = None) ->
 
 def _cut(rows: np.ndarray, first: int, stop: int, most: int, tiles: np.ndarray | None) -> list[int]:
     """Further boundaries between `first` and `stop`."""
-    if tiles is None:
-        changes = first + 1 + np.flatnonzero(np.diff(rows[first:stop]))
-    else:
-        changes = tiles[(tiles > first) & (tiles < stop)]
+    changes = first + 1 + np.flatnonzero(np.diff(rows[first:stop])) if tiles is None else tiles[(tiles > first) & (tiles < stop)]
     found: list[int] = []
     held: set[int] = set()
     for low, high in zip([first, *changes.tolist()], [*changes.tolist(), stop], strict=True):

@@ -108,7 +108,8 @@ def _set(path: str, pixels: Iterator[np.ndarray], nav: tuple[int, ...], sig: tup
         raise DataSetException(f"frames_per_file is {per_file}; expected 1 or more")
     h5py = _library()
     base = os.path.splitext(path)[0].removesuffix("_master")
-    total, names, stack, done = math.prod(nav), [], np.empty((0, *sig), item), 0
+    total, stack, done = math.prod(nav), np.empty((0, *sig), item), 0
+    names: list[str] = []
     for first in range(0, total, per_file):
         count = min(per_file, total - first)
         names.append(f"{base}_data_{len(names) + 1:06d}.h5")

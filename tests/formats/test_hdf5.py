@@ -20,7 +20,8 @@ NAV, SIG = (5, 7), (13, 11)
 #: Chunks, and how frames are then described: as frames of a file, frame by frame out of chunks, or by whole chunks.
 CHUNKS = {
     None: "file", (1, 1, 13, 11): "file", (1, 3, 13, 11): "file", (2, 7, 13, 11): "file", (5, 7, 13, 11): "file",
-    (2, 3, 13, 11): "frame", (1, 1, 4, 11): "frame", (1, 1, 13, 5): "frame", (1, 1, 4, 5): "frame", (2, 3, 4, 5): "frame", (5, 7, 1, 1): "frame",
+    (2, 3, 13, 11): "frame", (1, 1, 4, 11): "frame", (1, 1, 13, 5): "frame", (1, 1, 4, 5): "frame", (2, 3, 4, 5): "frame",
+    (5, 7, 1, 1): "frame",
 }
 BOXES = [chunk for chunk in CHUNKS if chunk is not None]
 
@@ -50,9 +51,9 @@ def test_every_layout_gives_the_array(tmp_path, chunks, userblock):
 
 @pytest.mark.parametrize("backend", ["mmap", "buffered", "direct"])
 @pytest.mark.parametrize("sync_offset", [0, 3, -4])
-@pytest.mark.parametrize("storage", [{}, {"chunks": (1, 3, *SIG)}, {"chunks": (2, 3, 4, 5)}, {"chunks": (2, 3, 4, 5), **PACKED["gzip shuffle"]},
-                                     {"chunks": (1, 1, *SIG), **PACKED["bitshuffle lz4"]}],
-                         ids=["contiguous", "frames", "boxes", "gzip", "bitshuffle"])
+@pytest.mark.parametrize("storage", [
+    {}, {"chunks": (1, 3, *SIG)}, {"chunks": (2, 3, 4, 5)}, {"chunks": (2, 3, 4, 5), **PACKED["gzip shuffle"]},
+    {"chunks": (1, 1, *SIG), **PACKED["bitshuffle lz4"]}], ids=["contiguous", "frames", "boxes", "gzip", "bitshuffle"])
 def test_every_way_to_the_pixels(tmp_path, storage, sync_offset, backend):
     values = counts(2, NAV + SIG)
     path = write(tmp_path / "scan.h5", values, **storage)
@@ -142,7 +143,8 @@ def test_any_number_of_detector_axes(tmp_path, storage, sig_dims):
     np.testing.assert_array_equal(ds[1:4, ..., 2:9], values[1:4, ..., 2:9])
 
 
-@pytest.mark.parametrize("storage", [{}, {"chunks": (13, 5)}, {"chunks": (4, 5), **PACKED["bitshuffle lz4"]}], ids=["contiguous", "boxes", "packed"])
+@pytest.mark.parametrize("storage", [{}, {"chunks": (13, 5)}, {"chunks": (4, 5), **PACKED["bitshuffle lz4"]}],
+                         ids=["contiguous", "boxes", "packed"])
 def test_two_axes_are_one_frame(tmp_path, storage):
     values = counts(9, SIG)
     ds = load(write(tmp_path / "image.h5", values, **storage))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -46,9 +48,8 @@ def test_files_that_are_no_hdf5(tmp_path):
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
 def test_files_that_are_cut_short(tmp_path, share):
     path = write(tmp_path / "a.h5", counts(1, SHAPE), chunks=(1, 1, 13, 11))
-    whole = open(path, "rb").read()
-    with open(path, "wb") as file:
-        file.write(whole[:int(len(whole) * share)])
+    with open(path, "r+b") as file:
+        file.truncate(int(os.path.getsize(path) * share))
     refused(FormatError, "HDF5 says", path)
 
 
@@ -101,7 +102,8 @@ def test_items_that_are_no_pixels(tmp_path):
     refused(FormatError, r"has no data set with frames; it has .*/line \(5,\)", path)
 
 
-@pytest.mark.parametrize(("name", "value"), [("sig_dims", 0), ("sig_dims", "2"), ("target_size", -1), ("nav_shape", (0, 3)), ("sync_offset", 1.5)])
+@pytest.mark.parametrize(("name", "value"), [
+    ("sig_dims", 0), ("sig_dims", "2"), ("target_size", -1), ("nav_shape", (0, 3)), ("sync_offset", 1.5)])
 def test_parameters_that_make_no_sense(tmp_path, name, value):
     with pytest.raises(ShapeError, match=name):
         load(tmp_path / "a.h5", **{name: value})
@@ -109,34 +111,32 @@ def test_parameters_that_make_no_sense(tmp_path, name, value):
 
 def patched(path, old, new):
     """Replace the only place in a file that holds some bytes."""
-    data = open(path, "rb").read()
+    data = pathlib.Path(path).read_bytes()
     assert data.count(old) == 1
-    with open(path, "wb") as file:
-        file.write(data.replace(old, new))
+    pathlib.Path(path).write_bytes(data.replace(old, new))
 
 
 def chunk_record(path, number, name="data"):
     """Size, mask and address of a chunk as the B-tree of version 1 has them around its coordinates."""
     with h5py.File(path) as file:
         info = file[name].id.get_chunk_info(number)
-        rank = file[name].ndim
-    head = info.size.to_bytes(4, "little") + info.filter_mask.to_bytes(4, "little") + b"".join(k.to_bytes(8, "little") for k in info.chunk_offset)
-    return info, head + bytes(8), info.byte_offset.to_bytes(8, "little"), rank
+    head = info.size.to_bytes(4, "little") + info.filter_mask.to_bytes(4, "little")
+    return info, head + b"".join(k.to_bytes(8, "little") for k in (*info.chunk_offset, 0)), info.byte_offset.to_bytes(8, "little")
 
 
 @pytest.mark.parametrize("storage", [{}, PACKED["gzip"]], ids=["plain", "gzip"])
 def test_a_damaged_index_of_chunks(tmp_path, storage):
     values = counts(1, (5, 13, 11))
     for damage, said in ((lambda i, h, a: (h + a, bytes(4) + h[4:] + a), "has 0 bytes"),
-                         (lambda i, h, a: (h + a, h + (1 << 40).to_bytes(8, "little")), f"at byte {1 << 40}; the file has"),
+                         (lambda i, h, a: (h + a, h + (1 << 40).to_bytes(8, "little")), f".* at byte {1 << 40}; the file has"),
                          (lambda i, h, a: (h + a, (1 << 30).to_bytes(4, "little") + h[4:] + a), f"has {1 << 30} bytes")):
         path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11), **storage)
-        info, head, address, _ = chunk_record(path, 3)
+        info, head, address = chunk_record(path, 3)
         patched(path, *damage(info, head, address))
         refused(FormatError, rf"/data: the index of chunks is damaged: chunk \(3, 0, 0\) {said}", path)
     if not storage:
         path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11))
-        info, head, address, _ = chunk_record(path, 3)
+        info, head, address = chunk_record(path, 3)
         patched(path, head + address, (285).to_bytes(4, "little") + head[4:] + address)
         refused(FormatError, r"chunk \(3, 0, 0\) has 285 bytes; expected 286", path)
 
@@ -159,7 +159,7 @@ def test_a_damaged_chunk_is_named_and_gives_no_pixels(tmp_path, filters, backend
         ds[4]
     got = []
     with pytest.raises(FormatError, match=match):
-        for tile in ds.tiles(depth=2, memory=4000):
+        for tile in ds.tiles(depth=2, memory=4000 if backend == "mmap" else 12000):
             got.append(np.array(tile.data))
     np.testing.assert_array_equal(np.concatenate(got), values[:len(got) * 2])
 

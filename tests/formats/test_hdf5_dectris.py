@@ -57,8 +57,9 @@ def test_data_files_are_put_together_in_the_order_of_their_numbers(tmp_path, par
     np.testing.assert_array_equal(ds[...], values)
 
 
-@pytest.mark.parametrize("storage", [{}, dict(chunks=(1, *SIG)), dict(chunks=(3, 4, 5)), dict(chunks=(3, 4, 5), **PACKED["gzip shuffle"]),
-                                     dict(chunks=(3, *SIG), **dict(hdf5plugin.Zstd()))], ids=["contiguous", "frames", "boxes", "gzip", "zstd"])
+@pytest.mark.parametrize("storage", [
+    {}, dict(chunks=(1, *SIG)), dict(chunks=(3, 4, 5)), dict(chunks=(3, 4, 5), **PACKED["gzip shuffle"]),
+    dict(chunks=(3, *SIG), **dict(hdf5plugin.Zstd()))], ids=["contiguous", "frames", "boxes", "gzip", "zstd"])
 def test_every_way_to_frames_of_several_files(tmp_path, storage):
     values = counts(2, (N, *SIG))
     path = master(tmp_path, values, [10, 10, 3], storage=[storage] * 3)
