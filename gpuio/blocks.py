@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -89,57 +89,16 @@ class Block:
         return view, self.plan.starts[frames, 0] - view.__array_interface__["data"][0]
 
 
-class BlockReader:
-    """Iterate over it once for the blocks; use it as a context manager, so that nothing is left open or running.
-
-    Parameters
-    ----------
-    frames : int64[n]
-        File frames wanted, none blank.
-    edges : int64[n_blocks + 1]
-        Block boundaries in `frames`.
-    backend
-        A transport of `gpuio.io`.
-    slots, threads
-        Size of the ring and number of reading threads; with no threads blocks are read when asked for.
-    deferred
-        Blocks are handed out before they are filled: whoever decodes one calls `Block.fill` first, on its own thread, and
-        appends the call that does to ``block.slot.in_use``. Reading and decoding then share a core's cache. Mapping copies nothing, and
-        while a thread unmaps all others that touch the file wait, so mapped blocks are large and never left to the threads.
-    piece_bytes
-        Where frames are gathered: bytes of the file in memory at a time, see `GatherReader`.
+class Ring:
+    """Slots that are filled ahead of who takes their blocks. Iterate over it once; use it as a context manager, so that nothing is left
+    open or running. Subclasses say what there is to do.
     """
 
-    def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray,
-                 placements: np.ndarray, *, slots: int = 1, threads: int = 0, gap: int = MERGE_GAP,
-                 deferred: bool = False, piece_bytes: int = 0) -> None:
-        self._layout, self._engine, self._frames, self._edges = layout, engine, frames, edges
-        self._placements, self._gap = placements, gap
-        self._on_device = False                 # whether the transport ends in the engine's memory
+    def __init__(self) -> None:
+        self._slots: list[Any] = []
         self._closers: list[Callable[[], None]] = []
-        if layout.strided is not None:
-            from gpuio.io.gather import GatherReader
 
-            self._reader: Any = GatherReader(layout.strided, layout.sig_shape, engine, piece_bytes, max(1, threads))
-            self._alignment, self._mapped, threads, slots, deferred = 1, False, 0, 1, False
-        else:
-            files = layout.numbered_files()[0]
-            self._reader = backend.open([f.path for f in files], [f.size for f in files])
-            self._alignment, self._mapped = backend.alignment, engine.name == "cpu" and hasattr(self._reader, "map")
-            self._on_device = backend.memory == "device"
-        self._closers.append(self._reader.close)
-        self._ahead: Any = None
-        if threads and not self._mapped:
-            from gpuio.io.readahead import ReadAhead
-
-            self._ahead = ReadAhead(self._reader, threads)
-            self._closers.append(self._ahead.close)
-        elif not deferred:
-            slots = 1
-        self._deferred = deferred and not self._mapped
-        self._slots = [Slot() for _ in range(slots)]
-
-    def __enter__(self) -> BlockReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -149,8 +108,6 @@ class BlockReader:
         """Stop reading, join threads, close files."""
         while self._closers:
             self._closers.pop()()
-        for slot in self._slots:
-            _release_map(slot)
 
     def __iter__(self) -> Iterator[Block]:
         idle = deque(self._slots)
@@ -176,14 +133,85 @@ class BlockReader:
             block = started.popleft()
             if block.slot.pending is not None:
                 block.slot.pending.wait()
-            if block.slot.staging is not None and not (self._mapped or self._on_device) and self._layout.strided is None:
-                block.slot.staging.push(block.used_bytes)
+            self._arrive(block)
             yield block
             idle.append(block.slot)
 
-    def _is_busy(self, slot: Slot) -> bool:
+    def _is_busy(self, slot: Any) -> bool:
         """Whether filling a slot would wait: for decode calls, or for a device, that still read from it."""
-        if any(not call.done() for call in slot.in_use):
+        return any(not call.done() for call in slot.in_use)
+
+    def _tasks(self) -> Iterator[tuple[Any, ...]]:
+        """What `_start` needs to know of each block, in order."""
+        raise NotImplementedError
+
+    def _start(self, slot: Any, *task: Any) -> Block:
+        """Begin to fill a slot."""
+        raise NotImplementedError
+
+    def _arrive(self, block: Block) -> None:
+        """The block's bytes are in host memory: bring them to where they are decoded."""
+        raise NotImplementedError
+
+
+class BlockReader(Ring):
+    """Iterate over it once for the blocks; use it as a context manager, so that nothing is left open or running.
+
+    Parameters
+    ----------
+    frames : int64[n]
+        File frames wanted, none blank.
+    edges : int64[n_blocks + 1]
+        Block boundaries in `frames`.
+    backend
+        A transport of `gpuio.io`.
+    slots, threads
+        Size of the ring and number of reading threads; with no threads blocks are read when asked for.
+    deferred
+        Blocks are handed out before they are filled: whoever decodes one calls `Block.fill` first, on its own thread, and
+        appends the call that does to ``block.slot.in_use``. Reading and decoding then share a core's cache. Mapping copies nothing, and
+        while a thread unmaps all others that touch the file wait, so mapped blocks are large and never left to the threads.
+    piece_bytes
+        Where frames are gathered: bytes of the file in memory at a time, see `GatherReader`.
+    """
+
+    def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray,
+                 placements: np.ndarray, *, slots: int = 1, threads: int = 0, gap: int = MERGE_GAP,
+                 deferred: bool = False, piece_bytes: int = 0) -> None:
+        super().__init__()
+        self._layout, self._engine, self._frames, self._edges = layout, engine, frames, edges
+        self._placements, self._gap = placements, gap
+        self._on_device = False                 # whether the transport ends in the engine's memory
+        if layout.strided is not None:
+            from gpuio.io.gather import GatherReader
+
+            self._reader: Any = GatherReader(layout.strided, layout.sig_shape, engine, piece_bytes, max(1, threads))
+            self._alignment, self._mapped, threads, slots, deferred = 1, False, 0, 1, False
+        else:
+            files = layout.numbered_files()[0]
+            self._reader = backend.open([f.path for f in files], [f.size for f in files])
+            self._alignment, self._mapped = backend.alignment, engine.name == "cpu" and hasattr(self._reader, "map")
+            self._on_device = backend.memory == "device"
+        self._closers.append(self._reader.close)
+        self._ahead: Any = None
+        if threads and not self._mapped:
+            from gpuio.io.readahead import ReadAhead
+
+            self._ahead = ReadAhead(self._reader, threads)
+            self._closers.append(self._ahead.close)
+        elif not deferred:
+            slots = 1
+        self._deferred = deferred and not self._mapped
+        self._slots = [Slot() for _ in range(slots)]
+
+    def close(self) -> None:
+        """Stop reading, join threads, close files."""
+        super().close()
+        for slot in self._slots:
+            _release_map(slot)
+
+    def _is_busy(self, slot: Slot) -> bool:
+        if super()._is_busy(slot):
             return True
         return self._ahead is not None and slot.staging is not None and not slot.staging.is_free("device" if self._on_device else "host")
 
@@ -228,6 +256,10 @@ class BlockReader:
         else:
             self._fill(block, extents)
         return block
+
+    def _arrive(self, block: Block) -> None:
+        if block.slot.staging is not None and not (self._mapped or self._on_device) and self._layout.strided is None:
+            block.slot.staging.push(block.used_bytes)
 
     def _target(self, slot: Slot) -> Any:
         """Where the transport puts bytes; waits until what was there before has been read."""

@@ -6,7 +6,6 @@ read and unpack in host memory, a few chunks each: unpacking takes far longer th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.blocks import PLAN_FRAMES, Block, Slot
+from gpuio.blocks import PLAN_FRAMES, Block, Ring, Slot
 from gpuio.chunks import Chunks
 from gpuio.engine import Engine, get_engine, inflate_status
 from gpuio.errors import FormatError, UnsupportedFeature
@@ -25,9 +24,6 @@ from gpuio.io.base import Extent
 from gpuio.io.readahead import Pending
 from gpuio.io.staging import aligned_empty
 from gpuio.layout import Layout
-
-#: Unpacked bytes that a thread makes at a time, of files in the page cache and of others, where reads should be long.
-JOB_BYTES, COLD_JOB_BYTES = 1 << 20, 32 << 20
 
 
 @dataclass(slots=True)
@@ -58,7 +54,7 @@ class Unpacked:
         self.device = device
 
 
-class ChunkBlockReader:
+class ChunkBlockReader(Ring):
     """As `gpuio.blocks.BlockReader`, for layouts with chunks. Iterate over it once; use it as a context manager.
 
     Parameters
@@ -69,8 +65,8 @@ class ChunkBlockReader:
         Block boundaries in `frames`.
     slots, threads
         Size of the ring, and threads that read and unpack; with none, blocks are made when asked for.
-    cold
-        The files come from storage.
+    job_bytes
+        Unpacked bytes that a thread makes at a time.
 
     Raises
     ------
@@ -79,13 +75,14 @@ class ChunkBlockReader:
     """
 
     def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray, placements: np.ndarray, *,
-                 slots: int = 1, threads: int = 0, cold: bool = False) -> None:
+                 slots: int = 1, threads: int = 0, job_bytes: int = 1 << 20) -> None:
         assert layout.chunks is not None
+        super().__init__()
         self._chunks: Chunks = layout.chunks
         self._engine, self._frames, self._edges, self._placements = engine, frames, edges, placements
-        self._job_chunks = max(1, (COLD_JOB_BYTES if cold else JOB_BYTES) // self._chunks.chunk_bytes)
+        self._job_chunks = max(1, job_bytes // self._chunks.chunk_bytes)
         self._inflater: Any = None
-        self._on_engine = False
+        self._on_engine = self._lands = False
         if self._chunks.filters and self._chunks.source is None:
             self._on_engine = engine.name != "cpu" and engine.inflates(self._chunks.filters) is None
             maker = engine if self._on_engine else get_engine("cpu")
@@ -93,7 +90,6 @@ class ChunkBlockReader:
             if reason is not None:
                 raise UnsupportedFeature(f"{self._chunks.files[0]}: {reason}")
             self._inflater = maker.inflater(self._chunks.filters, self._chunks.chunk_bytes, self._chunks.item_bytes)
-        self._closers: list[Callable[[], None]] = []
         self._source: Any = None
         self._reader: Any = None
         self._alignment = 1
@@ -101,8 +97,11 @@ class ChunkBlockReader:
             self._source = self._chunks.source.open()
             self._closers.append(self._source.close)
         else:
-            # Chunks that are not packed go straight to their place, which is at no multiple of an alignment.
-            backend = backend if self._chunks.is_packed or backend.alignment == 1 else BufferedBackend()
+            # Chunks that are not packed go straight to their place, which is at no multiple of an alignment. What is not unpacked on the
+            # device, or put together there, comes by way of host memory.
+            self._lands = backend.memory == "device" and self._on_engine
+            if (backend.alignment > 1 and not self._chunks.is_packed) or (backend.memory == "device" and not self._lands):
+                backend = BufferedBackend()
             self._reader = backend.open(self._chunks.files, self._chunks.sizes)
             self._alignment = backend.alignment
             self._closers.append(self._reader.close)
@@ -112,40 +111,11 @@ class ChunkBlockReader:
             self._closers.append(lambda: pool.shutdown(wait=True, cancel_futures=True))
         self._slots = [ChunkSlot() for _ in range(slots if threads else 1)]
 
-    def __enter__(self) -> ChunkBlockReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading, join threads, close files."""
-        while self._closers:
-            self._closers.pop()()
-
-    def __iter__(self) -> Iterator[Block]:
-        idle = deque(self._slots)
-        started: deque[Block] = deque()
-        tasks = self._tasks()
-        exhausted = False
-        while True:
-            while idle and not exhausted and not (started and idle[0].is_busy):
-                task = next(tasks, None)
-                if task is None:
-                    exhausted = True
-                    break
-                slot = idle.popleft()
-                for done in slot.in_use:        # a slot is filled again only when nothing reads from it
-                    done.result()
-                slot.in_use.clear()
-                started.append(self._start(slot, *task))
-            if not started:
-                return
-            block = started.popleft()
-            self._arrive(block)
-            yield block
-            assert isinstance(block.slot, ChunkSlot)
-            idle.append(block.slot)
+    def _is_busy(self, slot: ChunkSlot) -> bool:
+        if super()._is_busy(slot):
+            return True
+        filled = slot.packed if self._on_engine else slot.staging
+        return self._pool is not None and filled is not None and not filled.is_free("device" if self._lands else "host")
 
     def _tasks(self) -> Iterator[tuple[ChunkPlan, int, int]]:
         """Plan some blocks at a time; yield (plan, its first frame, number of the block)."""
@@ -169,7 +139,8 @@ class ChunkBlockReader:
         low, high = plan.extent_starts[index:index + 2].tolist()
         used = int(plan.extents[low:high, 2:].sum(axis=1).max(initial=0)) if self._on_engine else plan.staging_bytes
         block = ChunkBlock(base + int(plan.blocks[index]), base + int(plan.blocks[index + 1]), base, plan, slot, used, index)
-        host = slot.packed.host if self._on_engine else slot.staging.host
+        packed = slot.packed.landing if self._lands else slot.packed.host if self._on_engine else None
+        host = slot.staging.host if packed is None else packed
         jobs: list[Callable[[], None]] = [] if self._on_engine else [partial(self._fill, plan, index, host)]
         jobs += [partial(self._bring, slot, plan, extent, host) for extent in range(low, high)]
         slot.pending = self._submit(jobs)
@@ -189,8 +160,11 @@ class ChunkBlockReader:
         """Have buffers that are large enough for any block of the plan."""
         if slot.staging is None or slot.staging.device.size < plan.staging_bytes:
             slot.bound.clear()
-            slot.staging = Unpacked(self._engine.empty((plan.staging_bytes,), np.uint8)) if self._on_engine else self._engine.staging(
-                plan.staging_bytes)
+            if self._on_engine:
+                with self._engine.computing():
+                    slot.staging = Unpacked(self._engine.empty((plan.staging_bytes,), np.uint8))
+            else:
+                slot.staging = self._engine.staging(plan.staging_bytes)
         if self._inflater is not None and (slot.packed is None or slot.packed.device.size < plan.packed_bytes):
             slot.packed = self._engine.staging(plan.packed_bytes) if self._on_engine else Unpacked(aligned_empty(plan.packed_bytes))
 
@@ -217,18 +191,18 @@ class ChunkBlockReader:
             into[at:at + size].reshape(-1, chunks.item_bytes)[:] = value
 
     def _arrive(self, block: Block) -> None:
-        """Have the block's frames in the memory of the engine."""
         slot, plan, index = block.slot, block.plan, block.first_extent
         assert isinstance(slot, ChunkSlot)
-        slot.pending.wait()
         if not self._on_engine:
             slot.staging.push(block.used_bytes)
             return
-        slot.packed.push(block.used_bytes)
-        self._fill(plan, index, slot.staging.device)
         low, high = plan.chunk_starts[plan.extent_starts[index:index + 2]].tolist()
-        if low < high:
-            status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high])
+        if not self._lands:
+            slot.packed.push(block.used_bytes)
+        with self._engine.computing(joined=True), slot.packed.reading():
+            self._fill(plan, index, slot.staging.device)
+            status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high]) if low < high else None
+        if status is not None:
             self._check(plan, low, self._engine.download(status))
 
     def _check(self, plan: ChunkPlan, first: int, status: np.ndarray) -> None:

@@ -21,12 +21,13 @@ import numpy as np
 
 from gpuio.boxes import Box, BoxDecoder
 from gpuio.engine import why_no_cuda
+from gpuio.geometry.chunks import plan_chunks
 from gpuio.geometry.plan import make_plan
 from gpuio.io import gds, resident_fraction
 from gpuio.io.backends import DirectBackend
 from gpuio.io.choice import WARM, cached
 from gpuio.io.filesystems import NETWORK
-from gpuio.sizing import Sizes, block_edges, parse_bytes, stream_sizes, tile_edges
+from gpuio.sizing import Sizes, parse_bytes, stream_blocks, stream_sizes, tile_edges
 
 if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
@@ -250,11 +251,14 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     table = BoxDecoder.placements(layout, layout.placements, whole, corrections, True, ds._reduction)
     sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, table, [whole], to,
                          depth=depth, memory=memory, threads=threads, cold=facts.cold)
-    edges = block_edges(tile_edges(nav, sizes.depth), sizes.block_frames)
+    edges = stream_blocks(layout, frames, tile_edges(nav, sizes.depth), sizes)
     if layout.strided is not None:          # each block is a pass over the file
         frame_bytes, extents = layout.sig_size * layout.dtype.itemsize, np.zeros((0, 4), dtype=np.int64)
         needed, block_bytes = len(frames) * frame_bytes, min(sizes.block_frames, len(frames)) * frame_bytes
         read = layout.image_count * frame_bytes * (len(edges) - 1)
+    elif layout.chunks is not None:
+        rows = plan_chunks(layout.chunks, frames, edges, table, alignment=facts.transport.alignment)
+        extents, needed, read, block_bytes = rows.extents, rows.needed_bytes, rows.read_bytes, rows.staging_bytes + rows.packed_bytes
     else:
         plan = make_plan(layout, frames, edges, table, alignment=facts.transport.alignment, gap=sizes.gap)
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes

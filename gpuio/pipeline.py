@@ -104,7 +104,7 @@ def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frame
     threads = 0 if views or engine.name != "cpu" else threads       # a device decodes in the background by itself
     workers = Workers(threads) if threads else None
     reader = open_blocks(layout, engine, backend, frames, stream_blocks(layout, frames, edges, sizes, len(boxes) > 1), table, sizes,
-                         cold=cold, deferred=threads > 0 and not sizes.read_threads)
+                         deferred=threads > 0 and not sizes.read_threads)
     largest = max(int(np.prod(box.shape)) for box in boxes)
     ring = _OutputRing(engine, sizes.depth * largest, dtype, 1 if views else sizes.outputs)
     with reader, closing(ring):
@@ -142,7 +142,7 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
     def read(sizes: Sizes) -> None:
         decoder = BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True, reduction)
         run = 0
-        with open_blocks(layout, engine, backend, wanted, stream_blocks(layout, wanted, runs, sizes), rows, sizes, cold=cold) as reader:
+        with open_blocks(layout, engine, backend, wanted, stream_blocks(layout, wanted, runs, sizes), rows, sizes) as reader:
             for block in reader:
                 block.check()
                 decode = decoder.bind(block, flat)
@@ -185,11 +185,11 @@ def _within_memory(layout: Layout, engine: Engine, memory: int | str | None, div
 
 
 def open_blocks(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray, placements: np.ndarray, sizes: Sizes,
-                *, cold: bool = False, deferred: bool = False) -> BlockReader | ChunkBlockReader:
+                *, deferred: bool = False) -> BlockReader | ChunkBlockReader:
     """The reader of a layout's blocks, with buffers of these sizes; other parameters as `BlockReader`."""
     if layout.chunks is not None:
         return ChunkBlockReader(layout, engine, backend, frames, edges, placements, slots=sizes.slots, threads=sizes.read_threads,
-                                cold=cold)
+                                job_bytes=sizes.piece_bytes)
     return BlockReader(layout, engine, backend, frames, edges, placements, slots=sizes.slots, threads=sizes.read_threads, gap=sizes.gap,
                        deferred=deferred, piece_bytes=sizes.piece_bytes)
 

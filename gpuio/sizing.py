@@ -38,6 +38,8 @@ DEFAULT_MEMORY = 256 << 20
 CHUNKS_MEMORY = 2 << 30
 #: Unpacked bytes of a block of chunks: enough for several threads, and from storage for long reads.
 CHUNK_BLOCK_BYTES, COLD_CHUNK_BLOCK_BYTES = 8 << 20, 64 << 20
+#: Unpacked bytes that a thread makes at a time.
+CHUNK_JOB_BYTES, COLD_CHUNK_JOB_BYTES = 1 << 20, 32 << 20
 MAX_UNPACK_THREADS = 16
 
 
@@ -54,7 +56,7 @@ class Sizes:
     host_bytes: int         # of host memory, at most; page-locked where tiles are decoded on a device
     device_bytes: int       # of device memory, at most
     least_bytes: int        # the smallest budget that would do
-    piece_bytes: int = 0    # of the file at a time, where frames are gathered
+    piece_bytes: int = 0    # of the file at a time, where frames are gathered; unpacked by a thread at a time, where they lie in chunks
     block_rows: int = 0     # rows of chunks of a block, where frames lie in chunks
 
 
@@ -177,7 +179,7 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
         budget = max(budget, min(CHUNKS_MEMORY, together * cost + budget // 2))
     least = frame_out * outputs + cost
     if budget < least:
-        raise MemoryBudgetError(f"{_name(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
+        raise MemoryBudgetError(f"{name_of(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
                                 f"({outputs} x {frame_out} bytes of output, {cost} bytes for the chunks of a frame)")
     if depth is None:
         wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if outputs > 1 else CPU_TILE_BYTES
@@ -191,7 +193,10 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
     threads = min(MAX_UNPACK_THREADS, len(os.sched_getaffinity(0))) if chunks.is_packed else 3 if cold or on_device else 0
     slots = slots if threads else 1
     block_frames = min(block_rows * (1 if chunks.by_frame else chunks.frames_per_row), len(frames) or 1)
-    return Sizes(depth, block_frames, slots, threads, 0, depth * frame_out * outputs + slots * block_rows * cost, block_rows=block_rows)
+    staging = slots * block_rows * cost
+    total = depth * frame_out * outputs + staging
+    return Sizes(depth, block_frames, slots, outputs, threads, 0, staging if on_device else total, total if on_device else 0, least,
+                 COLD_CHUNK_JOB_BYTES if cold else CHUNK_JOB_BYTES, block_rows)
 
 
 def _half_of_memory() -> int:
