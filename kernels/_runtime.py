@@ -47,6 +47,8 @@ from gpuio.kernels._launch import VECTOR
 #: Launches a kernel on the current stream: ``kernel(grid, block, (argument record,))``.
 Kernel = Callable[[tuple[int, int, int], tuple[int, int, int], tuple[np.ndarray]], None]
 
+#: Where direct transfers from a drive begin, in device memory as in the file.
+PAGE = 4096
 #: Results equal those of the CPU bit for bit, so nothing may be contracted.
 COMPILE_OPTIONS = ("-std=c++17", "--fmad=false")
 
@@ -82,7 +84,7 @@ class Runtime(Protocol):
         """A copy on the host, when the current stream is done."""
 
     def staging(self, n_bytes: int) -> Staging:
-        """A staging buffer; its device side starts at a multiple of 16 and has a size that is one."""
+        """A staging buffer; its device side starts at a multiple of 4096 and has a size that is a multiple of 16."""
 
     def output(self, items: int, dtype: Any) -> Output:
         """Memory that consumers of the current stream will take."""
@@ -175,14 +177,16 @@ class CupyRuntime:
 
 
 class CupyStaging:
-    """Device memory, a multiple of 16, and page-locked host memory of the same size as soon as it is asked for."""
+    """Device memory from the start of a page, and page-locked host memory of the same size as soon as it is asked for."""
 
     def __init__(self, runtime: CupyRuntime, n_bytes: int) -> None:
         self._runtime, self._n_bytes = runtime, max(VECTOR, -(-n_bytes // VECTOR) * VECTOR)
         self._host: np.ndarray | None = None
         self._arrived, self._decoded = runtime.event(), runtime.event()
         with runtime.computing():
-            self.device = runtime.xp.empty(self._n_bytes, dtype=np.uint8)
+            room = runtime.xp.empty(self._n_bytes + PAGE, dtype=np.uint8)
+            start = -runtime.address(room) % PAGE
+            self.device = room[start:start + self._n_bytes]
             self._decoded.record(runtime.compute)
         weakref.finalize(self, _finish_copy, runtime, self._arrived).atexit = False
 

@@ -400,25 +400,6 @@ def test_a_forked_process_neither_uses_nor_closes_the_handles_of_its_parent(
 
 # ---- the reader, on kvikio -----------------------------------------------------------------------------------------------
 
-READING = """
-import sys, kvikio.defaults
-import numpy as np
-from gpuio.io.backends import GDSBackend
-from gpuio.io.readahead import ReadAhead
-from tests.io.stand_in import room
-
-names = ("compat_mode", "num_threads", "task_size", "gds_threshold", "bounce_buffer_size", "auto_direct_io_read")
-before = [kvikio.defaults.get(name) for name in names]
-backend, path = GDSBackend(read_threads=5, compatibility=True), sys.argv[1]
-content = np.fromfile(path, np.uint8)
-into = room(backend, -(-len(content) // 4096) * 4096)
-with backend.open([path], [len(content)]) as reader, ReadAhead(reader, backend.read_threads, 65536) as ahead:
-    ahead.submit([(0, 0, len(into), 0)], into).wait()
-    assert [kvikio.defaults.get(name) for name in names] == before
-assert (into[:len(content)] == content).all()
-"""
-
-
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (reason := stand_in.why_not()) is not None:
@@ -426,17 +407,13 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stand_in.build(tmp_path_factory.mktemp("driver"))
 
 
-def test_kvikio_passes_all_tests_of_readers(driver: Path) -> None:
-    files = ["tests/io/test_readers.py", "tests/io/test_faults.py"]
-    done = stand_in.run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "gds", *files], driver)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped" not in done.stdout.splitlines()[-1] and int(done.stdout.splitlines()[-1].split()[0]) > 30, done.stdout
-
-
-def test_kvikios_defaults_are_left_alone(driver: Path, write: Write) -> None:
-    path, _ = write("a", 3_000_017)
-    done = stand_in.run(["-c", READING, path], driver)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize("tests", [["tests/io/test_readers.py", "tests/io/test_faults.py", "-k", "gds"], ["tests/io/on_kvikio.py"]],
+                         ids=["all tests of readers", "streams onto the simulated device"])
+def test_kvikio_passes(driver: Path, tests: list[str]) -> None:
+    done = stand_in.run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], driver)
+    summary = done.stdout.strip().splitlines()[-1]
+    assert done.returncode == 0 and "skipped" not in summary, done.stdout + done.stderr
+    assert int(summary.split()[0]) > 20, done.stdout
 
 
 def test_without_a_driver_kvikio_is_not_asked_to_open_anything(write: Write) -> None:

@@ -136,7 +136,8 @@ def test_the_runtime_asks_cupy_for_one_kernel_compiled_without_contraction(devic
     assert runtime.kernel("source", "k<int>") == "the function k<int>"
     assert asked == {"code": "source", "options": COMPILE_OPTIONS, "name_expressions": ("k<int>",)}
     assert "--fmad=false" in COMPILE_OPTIONS
-    assert runtime.address(runtime.staging(100).device) % 16 == 0
+    kept = [runtime.staging(n) for n in (100, 5000, 33)]
+    assert [(runtime.address(staging.device) % 4096, staging.device.size) for staging in kept] == [(0, 112), (0, 5008), (0, 48)]
 
 
 # ---- forks ---------------------------------------------------------------------------------------------------------------
