@@ -201,6 +201,11 @@ class DataSet(Exchange):
         return int(self._sync_offset or 0)
 
     @property
+    def reduction(self) -> Reduction | None:
+        """Crop and binning of the detector; None: all of it, as it was recorded."""
+        return self._reduction
+
+    @property
     def files(self) -> list[str]:
         """Paths of the files that hold pixels."""
         return self.layout.paths

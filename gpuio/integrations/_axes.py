@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,12 @@ class Axis:
     offset: float = 0.0
     unit: str = ""
 
+    def reduced(self, first: int, size: int, factor: int) -> Axis:
+        """The axis of `size` blocks of `factor` pixels each, from pixel `first` on; a block lies where its middle does."""
+        if self.scale is None:
+            return replace(self, size=size)
+        return replace(self, size=size, scale=self.scale * factor, offset=self.offset + self.scale * (first + (factor - 1) / 2))
+
     @property
     def coordinates(self) -> np.ndarray | None:
         """float64[size]; None without a calibration."""
@@ -62,10 +68,14 @@ def axes(ds: DataSet) -> list[Axis]:
     An axis that is the only one of its kind is ``scan`` or ``det``; before y there are z and w.
     """
     metadata = ds.metadata
-    nav, sig = tuple(ds.shape.nav), tuple(ds.shape.sig)
+    nav, sig, reduction = tuple(ds.shape.nav), ds.layout.sig_shape, ds.reduction
     steps = PIXEL_STEPS if len(nav) > 1 or "scan_type" in metadata else PIXEL_STEPS | IMAGE_STEPS
-    return [*_group("scan", nav, True, metadata.get("nav_axes", ()), SCAN_STEPS, metadata),
-            *_group("det", sig, False, metadata.get("sig_axes", ()), steps, metadata)]
+    scan = _group("scan", nav, True, metadata.get("nav_axes", ()), SCAN_STEPS, metadata)
+    detector = _group("det", sig, False, metadata.get("sig_axes", ()), steps, metadata)
+    if reduction is not None:
+        kept = zip(reduction.origin, reduction.shape, reduction.factors, strict=True)
+        detector = [axis.reduced(*how) for axis, how in zip(detector, kept, strict=True)]
+    return scan + detector
 
 
 def _group(prefix: str, shape: Sequence[int], is_nav: bool, stated: Sequence[Mapping[str, Any]], steps: Mapping[str, str],

@@ -58,8 +58,6 @@ def to_dask(ds: DataSet, *, chunks: Any = "auto", device: str | None = None, dty
     ------
     ValueError
         `chunks` does not fit the shape.
-    OSError
-        A file is not there.
     """
     pixels = Pixels(ds, device=device, dtype=dtype, corrections=corrections, one_at_a_time=lock is None)
     cut = _chunks(ds, chunks, pixels.dtype)
@@ -78,9 +76,9 @@ def _token(pixels: Pixels, chunks: Any) -> str:
 
 
 def _files(layout: Layout) -> set[str]:
-    """Absolute paths of all files with pixels, dark frames and gain maps."""
+    """Absolute paths of all files with pixels, dark frames and gain maps. Arrays in memory are no files."""
     paths = [layout.strided.path] if layout.strided is not None else [file.path for file in layout.numbered_files()[0]]
-    found = set(map(os.path.abspath, paths))
+    found = {os.path.abspath(path) for path in paths if os.path.exists(path)}
     return found.union(*(_files(further) for further in (layout.dark, layout.gain) if further is not None))
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-import dask
+import dask.array
 import distributed
 import numpy as np
 import pytest
@@ -83,6 +83,16 @@ def test_corrections_and_dtype_are_applied_in_the_chunks(scan):
     np.testing.assert_array_equal(array.compute(), (truth - dark) * gain)
     assert ds.to_dask(corrections=corrections).dtype == ds.to_dask(dtype="f4").dtype == np.float32
     np.testing.assert_array_equal(ds.to_dask(dtype="f4").compute(), truth.astype("f4"))
+
+
+def test_a_reduced_detector_and_arrays_that_are_no_files(scan):
+    ds, truth = scan("mib").open(bin_sig=2), scan("mib").truth()
+    blocks = truth[..., :12, :].astype("u4").reshape(7, 11, 6, 2, 10, 2).sum(axis=(3, 5))
+    np.testing.assert_array_equal(ds.to_dask(chunks=(3, 4)).compute(), blocks)
+    assert ds.to_dask().name != scan("mib").open().to_dask().name
+    for other in (gpuio.load("memory", data=truth, sig_dims=2, device="cpu"),
+                  gpuio.load("dask", dask.array.from_array(truth, chunks=(3, 11, 13, 20)), sig_dims=2, device="cpu")):
+        np.testing.assert_array_equal(other.to_dask(chunks=(2, 5)).compute(), truth)
 
 
 # -- chunks ------------------------------------------------------------------------------------------------------------

@@ -115,6 +115,16 @@ def test_single_numbers_calibrate_the_axes_that_they_are_of(tmp_path):
     assert (np.diff(det_y) < 0).all()                           # the bottom row is the lowest
 
 
+def test_coordinates_of_a_reduced_detector_are_those_of_its_blocks(tmp_path):
+    frames = np.random.default_rng(5).integers(0, 255, (6, 9, 9), dtype="u1")
+    synth.write("blo", tmp_path / "scan.blo", [frames], nav_shape=(2, 3), sig_shape=(9, 9))
+    opened = xr.open_dataset(tmp_path / "scan.blo", engine="gpuio", crop=((1, 8), None), bin_sig=(2, 3))
+    blocks = frames.reshape(2, 3, 9, 9)[:, :, 1:7].astype("u4").reshape(2, 3, 3, 2, 3, 3).sum(axis=(3, 5))
+    np.testing.assert_array_equal(opened.data.values, blocks)
+    np.testing.assert_allclose(opened.det_y, np.array([1.5, 3.5, 5.5]) * opened.attrs["pixel_size_cm"], rtol=1e-14)
+    np.testing.assert_allclose(opened.det_x, np.array([1, 4, 7]) * opened.attrs["pixel_size_cm"], rtol=1e-14)
+
+
 def test_metadata_become_attributes_that_netcdf_can_hold(scan, tmp_path):
     opened = open_scan(scan("mib"))
     metadata = scan("mib").open().metadata
