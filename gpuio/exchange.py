@@ -66,6 +66,18 @@ class Exchange(PixelAccess):
 
         return to_dask(self, **options)
 
+    def to_virtual(self) -> dict[str, Any]:
+        """References for Zarr and xarray, which then read the files in place; see `gpuio.integrations.references`.
+
+        Raises
+        ------
+        UnsupportedFeature
+            The pixels are not stored as Zarr could read them; the message says why.
+        """
+        from gpuio.integrations.references import references
+
+        return references(self)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The whole data set in host memory, as NumPy asks for it.
 

@@ -51,6 +51,7 @@ DEFERRED = {
     ("gpuio.fileset", "gpuio.geometry.selection"): "FileSet.get_read_ranges is a thin view of it",
     ("gpuio.dataset", "gpuio.formats"): "the registry knows how many bytes a sniffer wants",
     ("gpuio.exchange", "gpuio.integrations.dask"): "a method of data sets that is the integration",
+    ("gpuio.exchange", "gpuio.integrations.references"): "a method of data sets that is the integration",
     ("gpuio.formats.raw", "gpuio.io.backends"): "a deprecated parameter names a backend",
     ("gpuio.formats._arrays", "gpuio.io.computed"): "pixels that are in no file have a transport of their own",
 }

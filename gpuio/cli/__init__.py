@@ -9,6 +9,7 @@ Only public names of gpuio are used here, and imported inside the commands, so t
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import asdict
@@ -142,6 +143,27 @@ def check(path: str, format_name: str, parameters: tuple[tuple[str, Any], ...], 
     else:
         print_report(report)
     return 0 if report.is_clean else 1
+
+
+@main.command()
+@file_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file to write; default: here, named as FILE.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+def refs(path: str, format_name: str, parameters: tuple[tuple[str, Any], ...], as_json: bool, output: Path | None, force: bool) -> None:
+    """References to the pixels of FILE, by which Zarr and xarray read it in place; where pixels are stored as plain numbers."""
+    from gpuio.synth._writing import new_file
+
+    output = output or Path(Path(path).stem + ".refs.json")
+    if os.path.lexists(output) and not force:
+        raise FileExistsError(f"{output}: already exists; --force replaces it")
+    found = open_dataset(path, format_name, "cpu", parameters).to_virtual()
+    with new_file(str(output)) as temporary:
+        Path(temporary).write_text(json.dumps(found), encoding="utf-8")
+    chunks = sum(isinstance(value, list) for value in found["refs"].values())
+    if as_json:
+        print_json({"output": str(output), "chunks": chunks, "bytes": output.stat().st_size})
+    else:
+        click.echo(f"{printable(output)}: {chunks} chunks")
 
 
 @main.command("formats")

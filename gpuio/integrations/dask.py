@@ -25,7 +25,6 @@ with extra("dask"):
 
 if TYPE_CHECKING:
     from gpuio.base import CorrectionSet, DataSet
-    from gpuio.layout import Layout
 
 
 def to_dask(ds: DataSet, *, chunks: Any = "auto", device: str | None = None, dtype: Any = None, corrections: CorrectionSet | None = None,
@@ -70,16 +69,15 @@ def _token(pixels: Pixels, chunks: Any) -> str:
     ds, corrections = pixels.ds, pixels.corrections
     maps = None if corrections is None else (
         corrections.get_dark_frame(), corrections.get_gain_map(), corrections.get_excluded_pixels())
-    files = [(path, found.st_size, found.st_mtime_ns) for path in sorted(_files(ds.layout)) for found in (os.stat(path),)]
+    files = [(path, found.st_size, found.st_mtime_ns) for path in sorted(_files(ds)) for found in (os.stat(path),)]
     return str(tokenize(ds.format, ds.get_cache_key(), ds.image_count, repr(ds.layout.excluded), files, ds.device, pixels.dtype, maps,
                         chunks))
 
 
-def _files(layout: Layout) -> set[str]:
+def _files(ds: DataSet) -> set[str]:
     """Absolute paths of all files with pixels, dark frames and gain maps. Arrays in memory are no files."""
-    paths = [layout.strided.path] if layout.strided is not None else [file.path for file in layout.numbered_files()[0]]
-    found = {os.path.abspath(path) for path in paths if os.path.exists(path)}
-    return found.union(*(_files(further) for further in (layout.dark, layout.gain) if further is not None))
+    carried = [file.path for layout in (ds.layout.dark, ds.layout.gain) if layout is not None for file in layout.numbered_files()[0]]
+    return {os.path.abspath(path) for path in (*ds.files, *carried) if os.path.exists(path)}
 
 
 def _chunks(ds: DataSet, chunks: Any, dtype: np.dtype) -> tuple[tuple[int, ...], ...]:

@@ -6,14 +6,14 @@ calibrations, and their metadata as attributes. Nothing is read before it is ask
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import gpuio
 from gpuio.errors import DataSetException
 from gpuio.extras import extra
+from gpuio.integrations._attributes import attributes
 from gpuio.integrations._axes import axes
 from gpuio.integrations._chunks import frame_chunks
 from gpuio.integrations._pixels import Pixels
@@ -93,28 +93,3 @@ class _Lazy(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._pixels.__getitem__)
-
-
-def attributes(metadata: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Metadata as every kind of netCDF can hold them: numbers, lists of numbers, texts.
-
-    Dicts are flattened (``dacs.threshold``), truth values become numbers, everything else becomes JSON.
-    """
-    found: dict[str, Any] = {}
-    for key, value in metadata.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= attributes(value, f"{name}.")
-        elif value is not None:
-            found[name] = _attribute(value)
-    return found
-
-
-def _attribute(value: Any) -> Any:
-    if isinstance(value, (bool, int)):
-        return int(value) if -(1 << 63) <= value < 1 << 63 else str(value)
-    if isinstance(value, (float, str)):
-        return value
-    if isinstance(value, (list, tuple)) and value and any(all(type(v) is kind for v in value) for kind in (int, float)):
-        return list(value)
-    return json.dumps(value, default=str)

@@ -38,15 +38,15 @@ class Scan(NamedTuple):
         return shown.reshape(shape)
 
 
-def write(folder: Path, name: str, sig_shape: tuple[int, int] = (13, 20)) -> Scan:
-    """Write one of `NAMES`; the shape is that of ``mib``.
+def write(folder: Path, name: str, sig_shape: tuple[int, int] = (13, 20), kind: str = "R12") -> Scan:
+    """Write one of `NAMES`; shape and kind are those of ``mib``.
 
     ``mib``: 12 bit, a series of files of 22 frames. ``raw``: big-endian, with headers, more positions than frames.
     """
     rng = np.random.default_rng(sum(map(ord, name)))
     if name == "mib":
         frames = rng.integers(0, 4096, (7 * 11, *sig_shape), dtype="u2")
-        path = gpuio.synth.write("mib", folder / "scan.mib", [frames], nav_shape=(7, 11), sig_shape=sig_shape, kind="R12",
+        path = gpuio.synth.write("mib", folder / "scan.mib", [frames], nav_shape=(7, 11), sig_shape=sig_shape, kind=kind,
                                  frames_per_file=22)[0]
         return Scan(path, frames, {})
     if name == "raw":

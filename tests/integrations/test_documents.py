@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 
 from tests.integrations import scans
 
@@ -18,10 +19,10 @@ FIRST, *EXAMPLES = re.findall(r"```python\n(.+?)```", TEXT, re.DOTALL)
 @pytest.fixture
 def names(tmp_path, monkeypatch):
     """What the first example leaves behind, in a folder with a scan."""
-    scans.write(tmp_path, "mib", sig_shape=(48, 48))
+    scans.write(tmp_path, "mib", sig_shape=(48, 48), kind="U16")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPUIO_DEVICE", "cpu")
-    left: dict[str, object] = {}
+    left: dict[str, object] = {"xr": xarray}
     exec(FIRST, left)
     return left
 
@@ -37,6 +38,8 @@ def test_an_example_runs(names, code):
         np.testing.assert_array_equal(names["image"], truth[..., 20:40, 20:40].sum(axis=(2, 3)))
     if "bright" in names:
         np.testing.assert_array_equal(names["bright"], truth[..., 20:40, 20:40].sum(axis=(2, 3)))
+    if "virtual" in names:
+        np.testing.assert_array_equal(names["virtual"].data, truth)
     if "signal" in names:
         np.testing.assert_array_equal(np.asarray(names["signal"].data), truth)
     if "whole" in names:

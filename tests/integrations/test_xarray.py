@@ -13,6 +13,7 @@ import xarray as xr
 import gpuio
 from gpuio import synth
 from gpuio.integrations import xarray as bridge
+from gpuio.integrations._attributes import attributes
 from gpuio.integrations._pixels import Pixels
 from tests.integrations.scans import NAMES
 
@@ -134,7 +135,7 @@ def test_metadata_become_attributes_that_netcdf_can_hold(scan, tmp_path):
     np.testing.assert_array_equal(again.data.values, scan("mib").truth()[:2])
     assert again.attrs["chip_layout"] == "1x1"
     odd = {"a": {"b": True, "c": [1, 2]}, "d": None, "e": [{"f": (1, "x")}], "g": 1 << 70, "h": ("p", "q"), "i": [1, "x"], "j": []}
-    assert bridge.attributes(odd) == {
+    assert attributes(odd) == {
         "a.b": 1, "a.c": [1, 2], "e": '[{"f": [1, "x"]}]', "g": str(1 << 70), "h": '["p", "q"]', "i": '[1, "x"]', "j": "[]"}
 
 
