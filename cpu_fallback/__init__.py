@@ -15,11 +15,12 @@ import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
 from gpuio.cpu_fallback._table import plan_walk
-from gpuio.engine import Blocks, Decode, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Decode, Entries, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
+from gpuio.extras import extra
 from gpuio.inflation import Kind, why_not
 from gpuio.layout import Encoding, Filter, Piece
-from gpuio.prepare import check_bin, check_maps, check_placements, check_repair, check_transpose
+from gpuio.prepare import check_bin, check_maps, check_placements, check_repair, check_scatter, check_transpose
 
 #: Encoding -> its module here and the class in it.
 ENCODINGS = {
@@ -157,6 +158,19 @@ class CpuEngine:
         from gpuio.cpu_fallback._inflate import CpuInflater
 
         return CpuInflater(filters, chunk_bytes, item_bytes)
+
+    def scatter(self, staged: Any, out: Any, entries: Entries) -> None:
+        """See `gpuio.engine.Engine.scatter`."""
+        check_scatter(staged, out, entries)
+        from gpuio.cpu_fallback._scatter import scatter
+
+        scatter(staged, out, entries)
+
+    def csr(self, values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, frame_pixels: int) -> Any:
+        """See `gpuio.engine.Engine.csr`."""
+        with extra("sparse"):
+            from scipy.sparse import csr_matrix
+        return csr_matrix((values, pixels, starts), shape=(len(starts) - 1, frame_pixels))
 
 
 class CpuDecoder:

@@ -6,7 +6,7 @@ to fill a slot, chosen by the transport and the layout:
 
 - **staged**: extents are read into the staging buffer, and pushed to the device unless the transport brought them there;
 - **mapped**: the extents are mapped, frames start at addresses in the page cache, nothing is copied;
-- **gathered**: the layout is strided (navigation fastest); frames are put together in the engine's memory.
+- **gathered**: the layout is strided (navigation fastest) or sparse; frames are put together in the engine's memory.
 """
 
 from __future__ import annotations
@@ -186,6 +186,11 @@ class BlockReader(Ring):
             from gpuio.io.gather import GatherReader
 
             self._reader: Any = GatherReader(layout.strided, layout.sig_shape, engine, piece_bytes, max(1, threads))
+        elif layout.sparse is not None:
+            from gpuio.io.scatter import ScatterReader
+
+            self._reader = ScatterReader(layout.sparse, layout.sig_size, engine, backend, piece_bytes)
+        if layout.is_gathered:
             self._alignment, self._mapped, threads, slots, deferred = 1, False, 0, 1, False
         else:
             files = layout.numbered_files()[0]
@@ -230,7 +235,7 @@ class BlockReader(Ring):
             a = b
 
     def _plan(self, frames: np.ndarray, blocks: np.ndarray) -> Plan:
-        if self._layout.strided is None:
+        if not self._layout.is_gathered:
             return make_plan(self._layout, frames, blocks, self._placements, alignment=self._alignment, gap=self._gap)
         frame_bytes = self._layout.sig_size * self._layout.dtype.itemsize
         within = np.arange(len(frames), dtype=np.int64) - np.repeat(blocks[:-1], np.diff(blocks))
@@ -258,7 +263,7 @@ class BlockReader(Ring):
         return block
 
     def _arrive(self, block: Block) -> None:
-        if block.slot.staging is not None and not (self._mapped or self._on_device) and self._layout.strided is None:
+        if block.slot.staging is not None and not (self._mapped or self._on_device) and not self._layout.is_gathered:
             block.slot.staging.push(block.used_bytes)
 
     def _target(self, slot: Slot) -> Any:
@@ -266,7 +271,7 @@ class BlockReader(Ring):
         return slot.staging.landing if self._on_device else slot.staging.host
 
     def _staging(self, n_bytes: int) -> Any:
-        if self._layout.strided is None:
+        if not self._layout.is_gathered:
             return self._engine.staging(n_bytes)
         from gpuio.io.gather import Gathered
 
@@ -276,7 +281,7 @@ class BlockReader(Ring):
     def _fill(self, block: Block, extents: list[tuple[int, int, int, int]]) -> None:
         """Bring the block's bytes to where its frames are said to start."""
         slot, plan = block.slot, block.plan
-        if self._layout.strided is not None:
+        if self._layout.is_gathered:
             with self._engine.computing():
                 self._reader.gather(self._frames[block.first:block.stop], slot.staging.device)
         elif not self._mapped:

@@ -54,7 +54,7 @@ def reading(layout: Layout, engine: Engine, transport: Any, frames: np.ndarray, 
     ReadError, OSError
         Bytes cannot be read.
     """
-    if layout.strided is not None or len(frames) == 0:
+    if layout.is_gathered or len(frames) == 0:
         return None
     placements = layout.placements
     block_bytes = sizes.block_frames * int(np.diff(spans(placements, layout.encoding, len(layout.parts))).sum())

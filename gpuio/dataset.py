@@ -19,6 +19,7 @@ from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, get_engine, resolve_device
 from gpuio.errors import DataSetException, ShapeError
 from gpuio.exchange import Exchange
+from gpuio.fileset import File, FileSet
 from gpuio.geometry import partition as split
 from gpuio.geometry.selection import check_sync_offset, sync_offset_info
 from gpuio.layout import Layout
@@ -267,6 +268,8 @@ class DataSet(Exchange):
 
         if self.layout.chunks is not None:
             return choose(self.layout.chunks.files, self.layout.chunks.sizes)
+        if self.layout.sparse is not None:
+            return choose(self.layout.paths, [None] * 3)
         files, on_device = self.layout.numbered_files()[0] if self.layout.strided is None else [], self.device != "cpu"
         return choose([f.path for f in files], [f.size for f in files], in_place=not on_device and in_place(self.layout),
                       on_device=on_device, frame_bytes=frame_bytes(self.layout))
@@ -326,11 +329,15 @@ class DataSet(Exchange):
 
     def get_partitions(self) -> Iterator[Partition]:
         """The partitions, in order."""
-        layout = self.layout
         for part_slice, start, stop in self.get_slices():
-            yield BasePartition(self._known, part_slice, layout.parts[0] if layout.parts else _no_files(layout), start, stop - start,
-                                self.get_io_backend(), self.get_decoder(), layout=layout, engine_name=self.device,
-                                reduction=self._reduction)
+            yield BasePartition(self._known, part_slice, self._fileset, start, stop - start, self.get_io_backend(), self.get_decoder(),
+                                layout=self.layout, engine_name=self.device, reduction=self._reduction)
+
+    @property
+    def _fileset(self) -> FileSet:
+        """The files as partitions take them; of frames that do not lie in one piece one file that is never addressed by frame."""
+        layout = self.layout
+        return layout.parts[0] if layout.parts else FileSet([File(layout.paths[0], 0, layout.image_count, layout.dtype, layout.sig_shape)])
 
     def partition_shape(self, dtype: Any, target_size: int, min_num_partitions: int | None = None) -> tuple[int, ...]:
         """Nav shape of a partition of about `target_size` bytes of `dtype`."""
@@ -488,10 +495,3 @@ def _with_sig_shape(layout: Layout, sig: tuple[int, ...]) -> Layout:
         raise ShapeError(f"{layout.strided.path}: sig_shape {sig} cannot replace {layout.sig_shape} in an array stored with "
                          "navigation fastest")
     return dataclasses.replace(layout, sig_shape=sig)
-
-
-def _no_files(layout: Layout) -> Any:
-    """A file set for partitions whose frames do not lie in one piece: one file that is never addressed by frame."""
-    from gpuio.fileset import File, FileSet
-
-    return FileSet([File(layout.paths[0], 0, layout.image_count, layout.dtype, layout.sig_shape)])

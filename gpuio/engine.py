@@ -112,6 +112,32 @@ class Blocks:
     across: int
 
 
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Where entries of sparse frames lie in a staging buffer: three lists, each at a byte that is a multiple of 16.
+
+    Attributes
+    ----------
+    frames, count : int
+        How many frames and entries.
+    starts : int
+        Of int64[frames + 1], not descending, from 0 to `count`: entries ``starts[i]:starts[i + 1]`` are those of frame i.
+    pixels : int
+        Of the pixel numbers, items of `pixel_dtype`.
+    values : int
+        Of the values, items of the output's dtype.
+    pixel_dtype
+        An unsigned integer in native byte order.
+    """
+
+    frames: int
+    count: int
+    starts: int
+    pixels: int
+    values: int
+    pixel_dtype: np.dtype
+
+
 class Staging(Protocol):
     """Bytes on their way: read into `host` and pushed, or read into `landing`; decoded from `device`. One memory on the CPU."""
 
@@ -319,6 +345,34 @@ class Engine(Protocol):
         ------
         ValueError
             Filters that `inflates` has a reason against, or parameters that do not fit the sizes.
+        """
+
+    def scatter(self, staged: Any, out: Any, entries: Entries) -> None:
+        """Add the values of entries to the pixels that they name, frame by frame, in the order in which they are stored.
+
+        Entries of a pixel that the frame does not have are left out, so that nothing is written elsewhere; telling of them is
+        the caller's.
+
+        Parameters
+        ----------
+        staged : uint8[n], engine memory
+            From `Staging.device`.
+        out : dtype[frames, frame_pixels], C order, engine memory, added to
+            bool, where adding means "or"; integers; float32, float64; complex64, complex128.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another dtype, or lists that reach outside of `staged`.
+        """
+
+    def csr(self, values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, frame_pixels: int) -> Any:
+        """Entries in host memory as a sparse matrix with a row a frame: of SciPy, or of CuPy on its device.
+
+        Raises
+        ------
+        BackendUnavailable
+            SciPy is not installed.
         """
 
 

@@ -259,6 +259,11 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     elif layout.chunks is not None:
         rows = plan_chunks(layout.chunks, frames, edges, table, alignment=facts.transport.alignment)
         extents, needed, read, block_bytes = rows.extents, rows.needed_bytes, rows.read_bytes, rows.staging_bytes + rows.packed_bytes
+    elif layout.sparse is not None:         # entries are where they are; a share of them all
+        pixels, values = layout.sparse.pixels, layout.sparse.values
+        extents = np.zeros((0, 4), dtype=np.int64)
+        block_bytes = min(sizes.block_frames, len(frames)) * layout.sig_size * layout.dtype.itemsize
+        needed = read = values.count * (pixels.dtype.itemsize + values.dtype.itemsize) * len(frames) // layout.image_count
     else:
         plan = make_plan(layout, frames, edges, table, alignment=facts.transport.alignment, gap=sizes.gap)
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
@@ -271,7 +276,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         resident=facts.resident, device=facts.device, transport=facts.transport.id,
         page_locked=facts.device != "cpu" and facts.transport.memory == "host", why=facts.why,
         why_not=_why_not(facts, unaligned, len(extents)),
-        extents=None if layout.strided is not None else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
+        extents=None if layout.is_gathered else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
         tile_frames=sizes.depth, tile_bytes=sizes.depth * ds.shape.sig.size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
         memory_bytes=sizes.host_bytes, device_memory_bytes=sizes.device_bytes, memory_budget=parse_bytes(memory),

@@ -158,6 +158,36 @@ class Strided:
     sig_strides: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A file that is a list of `count` items of a dtype, in the byte order that this says, and nothing else."""
+
+    path: str
+    dtype: np.dtype
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """Frames of which only pixels that are not zero are stored, as **entries** of two lists: pixel number and value.
+
+    Frame i has the entries ``bounds[i]:bounds[i + 1]``. Entries of the same pixel add up; they are in any order.
+
+    Parameters
+    ----------
+    bounds
+        Not descending; one more than there are frames.
+    pixels
+        Flat indices into the sig shape.
+    values
+        As many as `pixels`.
+    """
+
+    bounds: Items
+    pixels: Items
+    values: Items
+
+
 @dataclass(frozen=True)
 class Layout:
     """All that a format knows about a data set. Made once by the format's parser, then only read.
@@ -183,6 +213,8 @@ class Layout:
         describe a gathered frame. `parts` is then empty.
     chunks
         For arrays stored in chunks, packed or not in the order of frames: `pieces` count from the row of chunks. `parts` is then empty.
+    sparse
+        For frames stored as entries: they are gathered too, in native byte order.
     dark, gain
         Frames whose mean is the dark frame, and those whose mean is the gain map, as layouts of their own; None if there are none.
     excluded
@@ -203,6 +235,7 @@ class Layout:
     sync_offset: int = 0
     strided: Strided | None = None
     chunks: Chunks | None = None
+    sparse: Sparse | None = None
     dark: Layout | None = None
     gain: Layout | None = None
     excluded: tuple[range, ...] = ()
@@ -227,6 +260,11 @@ class Layout:
         for n in self.sig_shape:
             size *= n
         return size
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether frames have to be put together in the engine's memory before they can be decoded; `parts` is then empty."""
+        return self.strided is not None or self.sparse is not None
 
     @property
     def has_corrections(self) -> bool:
@@ -261,6 +299,8 @@ class Layout:
         """Files that pixels are read from."""
         if self.strided is not None:
             return [self.strided.path]
+        if self.sparse is not None:
+            return [items.path for items in (self.sparse.bounds, self.sparse.pixels, self.sparse.values)]
         return list(self.chunks.files) if self.chunks is not None else [file.path for file in self.numbered_files()[0]]
 
     def numbered_files(self) -> tuple[list[File], list[np.ndarray]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.engine import Blocks, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Entries, RepairTable, TransposeTable
 from gpuio.layout import (
     PART,
     PIXELS,
@@ -162,6 +162,29 @@ def check_transpose(staged: Any, out: Any, piece: Piece, table: TransposeTable) 
     steps = (piece.src, piece.row_src * (piece.rows > 1), piece.rep_src * (piece.repeats > 1))
     if table.unit % size or any(step % size for step in steps):
         raise ValueError(f"{piece} or its starts do not keep to multiples of the {size} bytes of an item")
+
+
+def check_scatter(staged: Any, out: Any, entries: Entries) -> None:
+    """Check lists of entries: memory of the right form and size. What they hold is not looked at.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Otherwise.
+    """
+    if out.dtype.kind not in "buifc" or out.dtype.char in "egG" or not out.dtype.isnative:
+        raise TypeError(f"values of {out.dtype} cannot be added up; expected bool, integer, float32, float64 or complex of these")
+    if entries.pixel_dtype.kind != "u" or not entries.pixel_dtype.isnative:
+        raise TypeError(f"pixel numbers are {entries.pixel_dtype}; expected an unsigned integer in native byte order")
+    if out.ndim != 2 or not out.flags.c_contiguous or len(out) != entries.frames:
+        raise ValueError(f"out has shape {list(out.shape)}; expected [{entries.frames}, frame_pixels] in C order")
+    if staged.dtype != np.uint8 or staged.ndim != 1 or not staged.flags.c_contiguous:
+        raise ValueError(f"staged is {staged.dtype}{list(staged.shape)}; expected contiguous uint8[n]")
+    for name, at, n_bytes in (("starts", entries.starts, 8 * (entries.frames + 1)),
+                              ("pixels", entries.pixels, entries.pixel_dtype.itemsize * entries.count),
+                              ("values", entries.values, out.dtype.itemsize * entries.count)):
+        if at % 16 or not 0 <= at <= staged.size - n_bytes or n_bytes < 0:
+            raise ValueError(f"{name} are {n_bytes} bytes at {at}; expected a multiple of 16 and {staged.size} bytes at most")
 
 
 def _is_narrow(m: np.ndarray) -> bool:

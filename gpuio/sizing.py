@@ -120,7 +120,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     needed = np.diff(spans(placements, layout.encoding, len(layout.parts)))[:, 0]       # bytes of a frame, for each part
     span = int(needed.sum()) if layout.parts else layout.sig_size * layout.dtype.itemsize
     gap, between = _gap(layout, frames, needed)
-    mapped = backend.gives_views and not on_device and layout.strided is None
+    mapped = backend.gives_views and not on_device and not layout.is_gathered
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
     slots, read_threads = (3, backend.read_threads) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = 2 if on_device else threads + 1 if threads else 1
@@ -129,8 +129,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     if not read_threads:        # each decoding thread reads its own block, or all share a window of the file and the next one
         slots = min(outputs, 2) if mapped else outputs
     piece_bytes = 0
-    if layout.strided is not None:
-        slots, read_threads = 1, max(1, read_threads)
+    if layout.is_gathered:
+        slots, read_threads = 1, max(1, read_threads) if layout.strided is not None else 0
         piece_bytes = min(PIECE_BYTES, budget // 8)
     padding = slots * STAGING_ALIGNMENT * parts + PIECES * piece_bytes
     share = 0 if mapped else slots * frame_staged

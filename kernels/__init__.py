@@ -19,14 +19,14 @@ import numpy as np
 
 from gpuio import engine
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
-from gpuio.engine import Blocks, FrameDecoder, Inflater, Output, RepairTable, Staging, TransposeTable
+from gpuio.engine import Blocks, Entries, FrameDecoder, Inflater, Output, RepairTable, Staging, TransposeTable
 from gpuio.inflation import plan_steps, why_not
-from gpuio.kernels import _bin, _launch, _transpose
+from gpuio.kernels import _bin, _launch, _scatter, _transpose
 from gpuio.kernels._available import available, forked
 from gpuio.kernels._decoder import CudaDecoder, JoinedDecoder, reading
 from gpuio.kernels._runtime import CupyRuntime, Kernel, Runtime
 from gpuio.layout import Encoding, Filter, Piece
-from gpuio.prepare import check_bin, check_repair, check_transpose
+from gpuio.prepare import check_bin, check_repair, check_scatter, check_transpose
 
 __all__ = ["CudaEngine", "available", "forked"]
 
@@ -169,6 +169,26 @@ class CudaEngine:
         """See `gpuio.engine.Engine.inflater`."""
         plan_steps(filters, chunk_bytes, item_bytes, frozenset())
         raise ValueError("chunks without filters are not inflated")
+
+    def scatter(self, staged: Any, out: Any, entries: Entries) -> None:
+        """See `gpuio.engine.Engine.scatter`."""
+        check_scatter(staged, out, entries)
+        if not entries.count:
+            return
+        call, address = np.zeros((), dtype=_scatter.CALL), self._runtime.address
+        base = address(staged)
+        call["pixels"], call["values"], call["starts"] = base + entries.pixels, base + entries.values, base + entries.starts
+        call["out"], call["frames"], call["count"], call["frame_pixels"] = address(out), entries.frames, entries.count, out.shape[1]
+        call["items"] = 2 if out.dtype.kind == "c" else 1
+        grid, block = _scatter.geometry(entries.frames, entries.count)
+        kernel = self._kernel("scatter", _scatter.expression(entries.pixel_dtype, out.dtype))
+        with self.computing(joined=True), reading(self._buffers.get(base)):
+            kernel(grid, block, (call,))
+
+    def csr(self, values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, frame_pixels: int) -> Any:
+        """See `gpuio.engine.Engine.csr`."""
+        with self._runtime.active():
+            return self._runtime.csr(values, pixels, starts, frame_pixels)
 
     def _repair_tables(self, table: RepairTable) -> tuple[Any, ...]:
         """`table` on the device; the last one is kept, since a stream uses one again and again."""

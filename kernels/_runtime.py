@@ -92,6 +92,9 @@ class Runtime(Protocol):
     def free_bytes(self) -> int | None:
         """Device memory that can still be had."""
 
+    def csr(self, values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, frame_pixels: int) -> Any:
+        """A sparse matrix on the device."""
+
 
 class CupyRuntime:
     """`Runtime` on CuPy.
@@ -174,6 +177,11 @@ class CupyRuntime:
     def free_bytes(self) -> int | None:
         with self.active():
             return int(self.xp.cuda.runtime.memGetInfo()[0]) + int(self.xp.get_default_memory_pool().free_bytes())
+
+    def csr(self, values: np.ndarray, pixels: np.ndarray, starts: np.ndarray, frame_pixels: int) -> Any:
+        from cupyx.scipy.sparse import csr_matrix
+
+        return csr_matrix(tuple(map(self.upload, (values, pixels, starts))), shape=(len(starts) - 1, frame_pixels))
 
 
 class CupyStaging:

@@ -53,6 +53,7 @@ DEFERRED = {
     ("gpuio.exchange", "gpuio.integrations.dask"): "a method of data sets that is the integration",
     ("gpuio.exchange", "gpuio.integrations.references"): "a method of data sets that is the integration",
     ("gpuio.formats.raw", "gpuio.io.backends"): "a deprecated parameter names a backend",
+    ("gpuio.formats.raw_csr", "gpuio.io.scatter"): "sparse tiles are entries as they are read",
     ("gpuio.formats._arrays", "gpuio.io.computed"): "pixels that are in no file have a transport of their own",
 }
 
@@ -68,6 +69,8 @@ THIRD_PARTY = {
     "libertem": ("gpuio.integrations.libertem",),
     "xarray": ("gpuio.integrations.xarray",),
     "defusedxml": ("gpuio.formats._xml",),
+    "scipy": ("gpuio.cpu_fallback",),
+    "cupyx": ("gpuio.kernels",),
     "jsonschema": ("gpuio.meta", "gpuio.messages"),
     "click": ("gpuio.cli",),
     "rich": ("gpuio.cli", "gpuio.demo"),

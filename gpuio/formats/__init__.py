@@ -48,6 +48,7 @@ FORMATS: dict[str, Format] = {
     "tvips": Format("gpuio.formats.tvips", "TVIPSDataSet", ("tvips",)),
     "hdf5": Format("gpuio.formats.hdf5", "H5DataSet", ("h5", "hdf5", "hspy", "nxs", "emd", "de5", "dm5", "nc", "mat")),
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
+    "raw_csr": Format("gpuio.formats.raw_csr", "RawCSRDataSet", ("toml",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
     "memory": Format("gpuio.formats.memory", "MemoryDataSet", (), has_magic=False),
     "dask": Format("gpuio.formats.dask", "DaskDataSet", (), has_magic=False),

@@ -4,8 +4,7 @@
 ``__cuda_array_interface__``      CuPy, Numba, PyTorch and others on a GPU; taken over by the engine of that GPU, where it is
 ``__dlpack__``                    the same for any library; its ``__dlpack_device__`` says where the memory is
 buffer, ``__array_interface__``   host memory: NumPy and its memory maps, page-locked arrays, bytes, ``array.array``
-``tocsr``                         sparse matrices of SciPy
-``to_scipy_sparse``               sparse arrays of pydata with two axes
+``todense``                       sparse matrices of SciPy, sparse arrays of pydata
 ================================  ==============================================================================================
 """
 
@@ -70,7 +69,7 @@ def take(data: Any) -> Taken:
 
 def is_sparse(data: Any) -> bool:
     """Whether `data` is a sparse matrix or array of SciPy or pydata."""
-    return hasattr(data, "tocsr") or hasattr(data, "to_scipy_sparse")
+    return hasattr(data, "todense")
 
 
 def _dlpack_device(data: Any) -> tuple[int | None, int | None]:

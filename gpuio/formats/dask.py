@@ -207,7 +207,7 @@ class DaskDataSet(ArrayDataSet):
         for number, (part_slice, start, stop) in enumerate(self.get_slices()):
             transport = self._transport_of(self._blocks(only=number), read_threads=1)
             yield ArrayPartition(self._known, part_slice, self.layout.parts[0], start, stop - start, transport,
-                                 layout=self.layout, engine_name=self.device)
+                                 layout=self.layout, engine_name=self.device, reduction=self._reduction)
 
     def get_cache_key(self) -> Any:
         """The array's name, which dask makes from what it is computed from, and the shape."""

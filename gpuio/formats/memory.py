@@ -26,11 +26,11 @@ import numpy as np
 
 from gpuio.corrections import CorrectionSet
 from gpuio.dataset import DataSet, JobExecutor, MessageConverter, Partition, message_schema
-from gpuio.errors import DataSetException, ShapeError
+from gpuio.errors import DataSetException, ShapeError, UnsupportedFeature
 from gpuio.fileset import File, FileSet
 from gpuio.formats._arguments import integer, leading_axes, nav_or_sig_shape, sync
-from gpuio.formats._arrays import ArrayDataSet, ArrayPartition, Taken, take
-from gpuio.layout import Encoding, Layout, plain_pieces
+from gpuio.formats._arrays import ArrayDataSet, ArrayPartition, Taken, is_sparse, take
+from gpuio.layout import Encoding, Items, Layout, Sparse, plain_pieces
 from gpuio.shape import Shape
 from gpuio.tile import DataTile
 
@@ -54,15 +54,8 @@ def layout_of(taken: Taken, sig_dims: int | None, nav_shape: Axes | None, sig_sh
         It has no items, or the shapes do not fit it.
     """
     array = taken.array
-    encoding = Encoding.of(array.dtype)
-    if not array.size or not array.ndim:
-        raise ShapeError(f"the array of shape {tuple(array.shape)} has no frames")
-    sig = _sig_shape(tuple(array.shape), sig_dims, nav_shape, sig_shape)
-    pixels = math.prod(sig)
-    if array.size % pixels:
-        raise ShapeError(f"the array of shape {tuple(array.shape)} has {array.size} items, no multiple of the {pixels} pixels "
-                         f"of sig_shape {sig}")
-    count, item = array.size // pixels, array.dtype.itemsize
+    encoding, item = Encoding.of(array.dtype), array.dtype.itemsize
+    sig, count = _frames(tuple(array.shape), sig_dims, nav_shape, sig_shape)
     metadata = {"type": f"{type(array).__module__.partition('.')[0]}.{type(array).__name__}", "device": taken.device or "cpu",
                 "dtype": array.dtype.str, "shape": tuple(array.shape), "strides_bytes": tuple(array.strides),
                 "c_contiguous": bool(array.flags.c_contiguous)}
@@ -70,6 +63,52 @@ def layout_of(taken: Taken, sig_dims: int | None, nav_shape: Axes | None, sig_sh
         format="memory", parts=(FileSet([File(PLACE, 0, count, array.dtype, sig, size=array.size * item)]),), encoding=encoding,
         pieces=plain_pieces(sig, sig[-1] * item), sig_shape=sig, nav_shape=leading_axes(tuple(array.shape), sig), image_count=count,
         metadata=metadata)
+
+
+def sparse_layout(data: Any, sig_dims: int | None, nav_shape: Axes | None, sig_shape: Axes | None) -> tuple[Layout, dict[str, Any]]:
+    """The same of a sparse matrix or array, and the three arrays in which its entries lie.
+
+    Raises
+    ------
+    UnsupportedFeature
+        Values that cannot be added up, a fill value that is not zero, or a matrix on a GPU.
+    ShapeError
+        It has no items, or the shapes do not fit it.
+    """
+    shape = tuple(int(n) for n in data.shape)
+    if getattr(data, "fill_value", 0) != 0:
+        raise UnsupportedFeature(f"the sparse array is {data.fill_value} where nothing is stored; expected 0")
+    sig, count = _frames(shape, sig_dims, nav_shape, sig_shape)
+    if hasattr(data, "fill_value"):             # of pydata
+        data = data.asformat("coo").reshape((count, math.prod(sig)))
+    elif shape != (count, math.prod(sig)):
+        raise ShapeError(f"the sparse matrix has shape {shape}; expected a row a frame and a column a pixel, which is "
+                         f"{(count, math.prod(sig))} for sig_shape {sig}")
+    matrix = data.tocsr()
+    if hasattr(matrix.data, "__cuda_array_interface__"):
+        raise UnsupportedFeature("sparse matrices on a GPU are not supported; pass data.get(), entries travel packed")
+    encoding = Encoding.of(matrix.dtype)
+    if matrix.dtype.char == "e":
+        raise UnsupportedFeature("sparse values of float16 cannot be added up; pass data.astype('float32')")
+    arrays = {f"{name} of a sparse matrix in memory": getattr(matrix, name) for name in ("indptr", "indices", "data")}
+    return Layout(
+        format="memory", parts=(), encoding=encoding, pieces=plain_pieces(sig, sig[-1] * encoding.dtype.itemsize), sig_shape=sig,
+        nav_shape=leading_axes(shape, sig), image_count=count,
+        sparse=Sparse(*(Items(path, array.dtype, array.size) for path, array in arrays.items())),
+        metadata={"type": f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}", "device": "cpu", "dtype": matrix.dtype.str,
+                  "shape": shape, "entries": int(matrix.nnz)}), arrays
+
+
+def _frames(shape: Axes, sig_dims: int | None, nav_shape: Axes | None, sig_shape: Axes | None) -> tuple[Axes, int]:
+    """Detector axes and number of frames of an array of a shape."""
+    size = math.prod(shape)
+    if not size or not shape:
+        raise ShapeError(f"the array of shape {shape} has no frames")
+    sig = _sig_shape(shape, sig_dims, nav_shape, sig_shape)
+    pixels = math.prod(sig)
+    if size % pixels:
+        raise ShapeError(f"the array of shape {shape} has {size} items, no multiple of the {pixels} pixels of sig_shape {sig}")
+    return sig, size // pixels
 
 
 def _sig_shape(shape: Axes, sig_dims: int | None, nav_shape: Axes | None, sig_shape: Axes | None) -> Axes:
@@ -114,7 +153,8 @@ class MemoryDataSet(ArrayDataSet):
         Default one for each physical core.
     data : array
         NumPy array or memory map, buffer, CuPy array, anything with ``__cuda_array_interface__`` or DLPack, with any strides
-        and in either byte order. An array on a GPU is read there.
+        and in either byte order. An array on a GPU is read there. Or a sparse matrix of SciPy, a row a frame and a column a
+        pixel, with a `sig_shape`; or a sparse array of pydata.
     sig_dims
         How many of the last axes are the detector's. None: as many as `sig_shape` has, else those that `nav_shape` leaves, else 2.
     check_cast, array_backends
@@ -161,11 +201,14 @@ class MemoryDataSet(ArrayDataSet):
         shape = nav_or_sig_shape(datashape, "datashape")
         if data is None and shape is None:
             raise DataSetException("memory: there is neither data nor a datashape; expected one of them")
-        # Zeros of one item: an array of any shape costs nothing.
-        self._taken = take(np.broadcast_to(np.float32(0), shape) if data is None and shape is not None else data)
-        self._on = self._taken.device
+        if is_sparse(data):
+            layout, self._arrays = sparse_layout(data, sig_dims, self._nav_shape, self._sig_shape)
+        else:               # zeros of one item: an array of any shape costs nothing
+            taken = take(np.broadcast_to(np.float32(0), shape) if data is None and shape is not None else data)
+            self._arrays, self._on = {PLACE: taken.array}, taken.device
+            layout = layout_of(taken, sig_dims, self._nav_shape, self._sig_shape)
         self._key = uuid.uuid4().hex
-        self._settle(layout_of(self._taken, sig_dims, self._nav_shape, self._sig_shape))
+        self._settle(layout)
         self._tileshape = self._of_tile(tileshape, "tileshape")
         self._base_shape = self._of_tile(base_shape, "base_shape")
         self._tiledelay, self._force_need_decode = tiledelay, force_need_decode
@@ -189,8 +232,8 @@ class MemoryDataSet(ArrayDataSet):
 
     def get_io_backend(self) -> Any:
         """The transport of the array."""
-        array = self._taken.array
-        return self._transport_of({PLACE: array}.__getitem__, in_place=self._on is None and array.flags.c_contiguous)
+        in_place = self._on is None and all(array.flags.c_contiguous for array in self._arrays.values())
+        return self._transport_of(self._arrays.__getitem__, in_place=in_place)
 
     def get_base_shape(self, roi: np.ndarray | None) -> tuple[int, ...]:
         """The user's, or one row of one frame."""
@@ -207,8 +250,8 @@ class MemoryDataSet(ArrayDataSet):
     def get_partitions(self) -> Iterator[Partition]:
         """The partitions, in order."""
         for part_slice, start, stop in self.get_slices():
-            yield MemoryPartition(self._known, part_slice, self.layout.parts[0], start, stop - start, self.get_io_backend(),
-                                  layout=self.layout, engine_name=self.device, tileshape=self._tileshape, tiledelay=self._tiledelay)
+            yield MemoryPartition(self._known, part_slice, self._fileset, start, stop - start, self.get_io_backend(),
+                                  layout=self.layout, engine_name=self.device, reduction=self._reduction, tileshape=self._tileshape, tiledelay=self._tiledelay)
 
     def get_cache_key(self) -> Any:
         """Another one for each data set that is made: nobody else knows what is in the array."""

@@ -7,6 +7,7 @@
 `direct`          ``O_DIRECT``, past the page cache
 `mmap`            windows on the page cache
 `gds`             GPUDirect Storage, into device memory
+`computed`        arrays in memory, or computed when they are wanted
 `descriptors`     bounded pools of open files
 `filesystems`     file system and drive of a file
 `readahead`       threads that read while the caller decodes

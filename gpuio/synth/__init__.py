@@ -41,6 +41,7 @@ WRITERS = {
     "hdf5": "gpuio.synth.hdf5",
     "npy": "gpuio.synth.npy",
     "raw": "gpuio.synth.raw",
+    "raw_csr": "gpuio.synth.raw_csr",
 }
 
 

@@ -128,6 +128,13 @@ def test_corrections_are_applied():
         np.testing.assert_array_equal(ours.data, expected.data)
 
 
+def test_reduced_frames():
+    ds = load(da.from_array(ITEMS, chunks=(1, -1, -1, -1)), min_size=0).reduce(bin_sig=(3, 2))
+    expected = ITEMS[:, :, :6, :10].reshape(4, 6, 2, 3, 5, 2).sum(axis=(3, 5), dtype="u8")
+    np.testing.assert_array_equal(ds[...], expected)
+    np.testing.assert_array_equal(np.concatenate([p.get_macrotile("u4").data for p in ds.get_partitions()]), expected.reshape(24, 2, 5))
+
+
 def test_a_stream_computes_each_block_once_and_only_those_that_it_needs():
     array, computed = counted(ITEMS, (1, 6, 7, 11))
     ds = load(array, min_size=0)

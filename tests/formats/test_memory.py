@@ -188,6 +188,15 @@ def test_corrections_are_applied():
     np.testing.assert_array_equal(whole(load(data), corrections=corrections, dtype="float32"), expected)
 
 
+@pytest.mark.parametrize("name", ["C order", "backwards"])
+def test_reduced_frames(name):
+    data = ARRAYS[name]
+    ds = load(data, num_partitions=3).reduce(crop=(slice(1, 11), slice(3, 13)), bin_sig=(5, 2))
+    expected = data[:, :, 1:11, 3:13].reshape(*NAV, 2, 5, 5, 2).sum(axis=(3, 5), dtype="u8")
+    np.testing.assert_array_equal(ds[...], expected)
+    np.testing.assert_array_equal(np.concatenate([p.get_macrotile("u4").data for p in ds.get_partitions()]), expected.reshape(35, 2, 5))
+
+
 def test_tileshape_rules_the_tiles_of_partitions_and_not_macrotiles():
     data = ARRAYS["C order"].reshape(35, *SIG)[:10]
     ds = load(data, tileshape=(3, 11, 13), num_partitions=1)
@@ -244,6 +253,57 @@ def test_messages_become_arguments():
     assert tuple(memory.MemoryDataSet(**arguments).shape) == (3, 5, 7, 11)
     with pytest.raises(Exception, match="num_partitions"):
         converter.to_python({"type": "MEMORY", "tileshape": [2, 7, 11]})
+
+
+def sparse_items(dtype="u2"):
+    return np.where(np.random.default_rng(6).random(NAV + SIG) < 0.1, random_items(7, NAV + SIG, dtype), 0).astype(dtype)
+
+
+@pytest.mark.parametrize("form", ["csr_matrix", "csc_matrix", "coo_array", "lil_matrix", "bsr_array"])
+def test_sparse_matrices_of_scipy_have_a_row_a_frame(form):
+    scipy_sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed; it is part of the test extra")
+    items = sparse_items("f4")
+    matrix = getattr(scipy_sparse, form)(items.reshape(35, 143))
+    ds = load(matrix, sig_shape=SIG, nav_shape=NAV, num_partitions=3, sync_offset=2)
+    expected = np.concatenate([items.reshape(35, *SIG)[2:], np.zeros((2, *SIG), "f4")])
+    assert_same(ds[...], expected.reshape(NAV + SIG))
+    assert_same(ds[3, ::-2, 2:4], expected.reshape(NAV + SIG)[3, ::-2, 2:4])
+    np.testing.assert_array_equal(np.concatenate([p.get_macrotile().data for p in ds.get_partitions()]), expected)
+    assert ds.metadata["entries"] == np.count_nonzero(items) and ds.metadata["shape"] == (35, 143)
+    assert_same(load(matrix, sig_shape=SIG)[...], items.reshape(35, *SIG))
+    again = pickle.loads(pickle.dumps(ds))
+    assert_same(again[1], expected.reshape(NAV + SIG)[1])
+
+
+def test_entries_of_scipy_that_repeat_add_up():
+    scipy_sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed; it is part of the test extra")
+    matrix = scipy_sparse.csr_matrix((np.array([7, 1, 5], "u1"), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 6))
+    assert_same(load(matrix, sig_shape=(2, 3))[...].reshape(2, 6), np.array([[0, 8, 0, 0, 0, 0], [5, 0, 0, 0, 0, 0]], "u1"))
+
+
+@pytest.mark.parametrize("parameters, nav, sig", [({}, NAV, SIG), ({"sig_dims": 1}, (*NAV, 11), (13,)),
+                                                  ({"nav_shape": (7, 5), "sig_shape": (13, 11)}, (7, 5), (13, 11))])
+@pytest.mark.parametrize("kind", ["COO", "GCXS", "DOK"])
+def test_sparse_arrays_of_pydata_have_the_shape_of_the_scan(kind, parameters, nav, sig):
+    sparse = pytest.importorskip("sparse", reason="sparse is not installed; it is part of the test extra")
+    items = sparse_items()
+    ds = load(sparse.COO.from_numpy(items).asformat(kind.lower()), **parameters)
+    assert_same(ds[...], items.reshape(*nav, *sig))
+
+
+@pytest.mark.parametrize("make, parameters, error, message", [
+    (lambda s, p: s.csr_matrix((3, 20)), {"sig_shape": (4, 7)}, ShapeError, "60 items, no multiple of the 28 pixels"),
+    (lambda s, p: s.csr_matrix((3, 20)), {"sig_shape": (2, 5)}, ShapeError, r"has shape \(3, 20\); expected a row a frame .* \(6, 10\)"),
+    (lambda s, p: s.csr_matrix((0, 20)), {"sig_shape": (4, 5)}, ShapeError, "has no frames"),
+    (lambda s, p: s.csr_matrix((3, 20)).astype("longdouble"), {"sig_shape": (4, 5)}, UnsupportedFeature, "cannot be decoded"),
+    (lambda s, p: p.COO.from_numpy(np.ones((3, 4, 5), "f2")), {}, UnsupportedFeature, "float16 cannot be added up"),
+    (lambda s, p: p.COO.from_numpy(np.ones((3, 4, 5)), fill_value=1.0), {}, UnsupportedFeature, r"is 1\.0 where nothing is stored"),
+])
+def test_sparse_arrays_that_do_not_fit_are_refused(make, parameters, error, message):
+    scipy_sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed; it is part of the test extra")
+    sparse = pytest.importorskip("sparse", reason="sparse is not installed; it is part of the test extra")
+    with pytest.raises(error, match=message):
+        load(make(scipy_sparse, sparse), **parameters)
 
 
 @pytest.mark.parametrize("data, parameters, error, message", [

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from gpuio.engine import HostOutput
-from gpuio.kernels import CudaEngine, _bin, _launch, _transpose
+from gpuio.kernels import CudaEngine, _bin, _launch, _scatter, _transpose
 
 #: Source files that decode nothing, and the argument of their kernels.
-OTHERS = {"corrections": "RepairCall", "transpose": "TransposeCall", "bin": "BinCall"}
+OTHERS = {"corrections": "RepairCall", "transpose": "TransposeCall", "bin": "BinCall", "scatter": "ScatterCall"}
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 FLAGS = ("-std=c++17", "-shared", "-fPIC", "-O1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -51,6 +51,8 @@ def expressions(file: str, outputs: tuple[str, ...] = tuple(_launch.C_TYPES.valu
         return [f"transpose<{item}>" for item in _transpose.ITEMS.values()]
     if file == "bin":
         return [_bin.expression(source, target) for source in _launch.C_TYPES for target in _launch.C_TYPES]
+    if file == "scatter":
+        return [f"scatter<{pixels}, {values}>" for pixels in _scatter.PIXELS.values() for values in dict.fromkeys(_scatter.VALUES.values())]
     sources = [file]
     if file in ("plain", "swap"):
         sources = [f"{file}<{c}>" for c in inputs if file == "plain" or not c.endswith("8") or c == "f8"]

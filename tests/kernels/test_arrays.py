@@ -11,6 +11,7 @@ import pytest
 
 import gpuio
 from gpuio import engine as engines
+from gpuio import synth
 from gpuio.corrections import CorrectionSet
 from gpuio.errors import DataSetException
 from tests.kernels import cuda_on_host
@@ -61,6 +62,8 @@ def cuda(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kinds(file: str) -> list[str]:
         if file == "corrections":
             return ["repair<f32>"]
+        if file == "scatter":
+            return ["scatter<u16, u16>", "scatter<u32, u16>", "scatter<u64, u16>"]
         return [f"decode<{file}<u16>, u16, f32, 0>", f"decode<{file}<u16>, f32, f32, 3>", f"decode<{file}<u16>, f32, f64, 3>"]
 
     monkeypatch.setitem(engines._engines, (os.getpid(), "cuda:0"), host_engine(folder, kinds=kinds))
@@ -116,6 +119,32 @@ def test_a_block_on_another_device_than_the_array_says_is_refused() -> None:
     array = da.from_array(ARRAYS["C order"], chunks=(2, -1, -1, -1)).map_blocks(on_device, dtype="u2", meta=ARRAYS["C order"][:0])
     with pytest.raises(DataSetException, match="block 0: has device cuda:0; the dask array says cpu"):
         gpuio.load("dask", array, sig_dims=2, min_size=0, device="cuda")[0, 0]
+
+
+SPARSE = np.where(np.random.default_rng(7).random(NAV + SIG) < 0.1, ARRAYS["C order"], 0)
+
+
+@pytest.mark.parametrize("indices", ["<u2", ">i4", "<i8"])
+def test_entries_travel_packed_and_frames_are_put_together_on_the_device(indices: str, tmp_path: Path) -> None:
+    path = synth.write("raw_csr", tmp_path / "a.toml", [SPARSE.reshape(-1, *SIG)], nav_shape=NAV, sig_shape=SIG, dtype=">u2",
+                       indices_dtype=indices)[0]
+    ds = gpuio.open(path, device="cuda")
+    ds.set_num_cores(3)
+    launches = ds.engine._runtime.launches
+    same_everywhere(ds, SPARSE)
+    assert {name.partition("<")[0] for name, *_ in launches} == {"scatter", "decode"}
+
+
+@pytest.mark.parametrize("kind", ["scipy", "sparse"])
+def test_sparse_arrays_of_the_host(kind: str) -> None:
+    library = pytest.importorskip(kind, reason=f"{kind} is not installed; it is part of the test extra")
+    if kind == "scipy":
+        from scipy.sparse import csr_matrix
+
+        ds = gpuio.load("memory", data=csr_matrix(SPARSE.reshape(35, -1)), nav_shape=NAV, sig_shape=SIG, device="cuda", num_partitions=3)
+    else:
+        ds = gpuio.load("memory", data=library.COO.from_numpy(SPARSE), device="cuda", num_partitions=3)
+    same_everywhere(ds, SPARSE)
 
 
 def test_corrected_tiles_are_those_of_the_cpu_bit_for_bit() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuio.kernels import _bin, _launch, _transpose
+from gpuio.kernels import _bin, _launch, _scatter, _transpose
 from tests.kernels import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.why_not()))
@@ -79,9 +79,20 @@ def test_binning_stays_in_registers(architecture: int, tmp_path: Path) -> None:
         assert not kernel.memory("LDL") and not kernel.memory("STL"), expression
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_adding_entries_stays_in_registers(architecture: int, tmp_path: Path) -> None:
+    if architecture not in nvrtc.architectures():
+        pytest.skip(f"this NVRTC does not compile for sm_{architecture}")
+    expressions = [_scatter.expression(np.dtype(pixels), np.dtype(values)) for pixels, values in
+                   (("u1", "?"), ("u2", "u1"), ("u4", "u2"), ("u4", "f4"), ("u4", "c16"), ("u8", "i8"))]
+    for expression, kernel in nvrtc.compile_kernels(_launch.source("scatter"), expressions, architecture, tmp_path).items():
+        assert (kernel.stack_bytes, kernel.spill_bytes) == (0, 0) and kernel.registers <= REGISTERS, expression
+        assert not kernel.memory("LDL") and not kernel.memory("STL"), expression
+
+
 def test_every_kernel_file_is_compiled() -> None:
     folder = Path(_launch.__file__).parent
-    assert {p.stem for p in folder.glob("*.cu")} == {*KERNELS, "corrections", "transpose", "bin"}
+    assert {p.stem for p in folder.glob("*.cu")} == {*KERNELS, "corrections", "transpose", "bin", "scatter"}
     assert set(KERNELS) == _launch.ENCODINGS
 
 

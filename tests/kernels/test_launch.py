@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuio.kernels import _bin, _launch, _transpose
+from gpuio.kernels import _bin, _launch, _scatter, _transpose
 from gpuio.layout import Encoding, Piece, placement_table
 from tests.kernels.cuda_on_host import FLAGS, HEADER, OTHERS, why_no_compiler
 
@@ -23,7 +23,8 @@ R12 = Encoding("mib_r12", np.dtype("u2"), 8, 4)
 @pytest.mark.skipif(why_no_compiler() is not None, reason=str(why_no_compiler()))
 def test_records_have_the_fields_of_the_kernels_structures_where_these_have_them(tmp_path: Path) -> None:
     structures = {"plain": {"Call": _launch.CALL, "Entry": _launch.ENTRY}, "corrections": {"RepairCall": _launch.REPAIR_CALL},
-                  "transpose": {"TransposeCall": _transpose.CALL}, "bin": {"BinCall": _bin.CALL}}
+                  "transpose": {"TransposeCall": _transpose.CALL}, "bin": {"BinCall": _bin.CALL},
+                  "scatter": {"ScatterCall": _scatter.CALL}}
     for file, records in structures.items():
         expected, numbers = [], []
         for name, dtype in records.items():
