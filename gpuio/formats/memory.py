@@ -251,7 +251,8 @@ class MemoryDataSet(ArrayDataSet):
         """The partitions, in order."""
         for part_slice, start, stop in self.get_slices():
             yield MemoryPartition(self._known, part_slice, self._fileset, start, stop - start, self.get_io_backend(),
-                                  layout=self.layout, engine_name=self.device, reduction=self._reduction, tileshape=self._tileshape, tiledelay=self._tiledelay)
+                                  layout=self.layout, engine_name=self.device, reduction=self._reduction,
+                                  tileshape=self._tileshape, tiledelay=self._tiledelay)
 
     def get_cache_key(self) -> Any:
         """Another one for each data set that is made: nobody else knows what is in the array."""
