@@ -2,39 +2,81 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import types
 
-from gpuio.cpu_fallback._memory import compiled, copy, load8, load16, load32, store8
+from gpuio.cpu_fallback._memory import WORDS, compiled, copy, copy16, fill, load8, load16, load32, load64, store8, store16, store64
 from gpuio.inflation import Rule
 
 INPUT, OUTPUT, DISTANCE, SHORT, CHECKSUM = (int(rule) for rule in (Rule.INPUT, Rule.OUTPUT, Rule.DISTANCE, Rule.SHORT, Rule.CHECKSUM))
-CODEC = types.int64(types.int64, types.int64, types.int64, types.int64)
+N = types.int64
+CODEC = N(N, N, N, N)
+
+#: Matches up to this length are copied word by word, which writes up to `WILD` bytes behind them.
+SHORT_MATCH, WILD = 64, 24
+#: By distance, 8 standing for all that are larger: the bytes of a word that are there already; what repeats them in the rest of
+#: it; and the least multiple of the distance that is 8 or more.
+LOW_BYTES = np.array([0, *((1 << 8 * d) - 1 for d in range(1, 9))], dtype=np.uint64)
+REPEATED = np.array([0, *(sum(1 << bits for bits in range(0, 64, 8 * d)) for d in range(1, 9))], dtype=np.uint64)
+STRIDES = np.array([0, *(-(-8 // d) * d for d in range(1, 9))], dtype=np.int64)
 
 
-@compiled(CODEC, "_codecs")
-def lz4(s: int, size: int, d: int, gives: int) -> int:
-    """An LZ4 block of `size` bytes at `s` into `gives` bytes at `d`."""
+@compiled(types.void(N, N, N), "_codecs")
+def repeat(d: int, distance: int, count: int) -> None:
+    """A match: `count` bytes at `d` that repeat the `distance` bytes before it. Writes no more than these."""
+    if distance <= 8 and 8 % distance == 0:
+        word = np.uint64(0)
+        for i in range(8):
+            word |= np.uint64(load8(d - distance + i % distance)) << np.uint64(8 * i)
+        end = d + count
+        while d <= end - 8 * WORDS:
+            fill(d, word)
+            d += 8 * WORDS
+        while d <= end - 8:
+            store64(d, word)
+            d += 8
+        while d < end:
+            store8(d, np.int64(word & np.uint64(255)))
+            word >>= np.uint64(8)
+            d += 1
+        return
+    done = 0
+    while done < count:                             # what is there already, a multiple of the distance, is copied behind itself
+        n = min(distance + done, count - done)
+        copy(d + done, d - distance, n)
+        done += n
+
+
+@compiled(types.int64(N, N, N, N, N, N), "_codecs")
+def lz4(s: int, size: int, d: int, gives: int, readable: int, writeable: int) -> int:
+    """An LZ4 block of `size` bytes at `s` into `gives` bytes at `d`.
+
+    Bytes up to the addresses `readable` and `writeable` may be read and written, too: they are not part of the block, but let short
+    copies be of a fixed length.
+    """
     first, end, full = d, s + size, d + gives
-    while True:
-        if s >= end:
-            return INPUT
+    while s < end:
         token = load8(s)
         s += 1
         count = token >> 4
         if count == 15:
-            while True:
+            more = 255
+            while more == 255:
                 if s >= end:
                     return INPUT
                 more = load8(s)
                 s += 1
                 count += more
-                if more != 255:
-                    break
         if count > end - s:
             return INPUT
         if count > full - d:
             return OUTPUT
-        copy(d, s, count)
+        if count + 16 <= min(readable - s, writeable - d):
+            copy16(d, s)
+            for i in range(16, count, 16):
+                copy16(d + i, s + i)
+        else:
+            copy(d, s, count)
         s += count
         d += count
         if s == end:
@@ -45,21 +87,27 @@ def lz4(s: int, size: int, d: int, gives: int) -> int:
         s += 2
         count = (token & 15) + 4
         if count == 19:
-            while True:
+            more = 255
+            while more == 255:
                 if s >= end:
                     return INPUT
                 more = load8(s)
                 s += 1
                 count += more
-                if more != 255:
-                    break
         if distance == 0 or distance > d - first:
             return DISTANCE
         if count > full - d:
             return OUTPUT
-        for i in range(count):
-            store8(d + i, load8(d + i - distance))
+        if count <= SHORT_MATCH and count + WILD <= writeable - d:
+            near = np.uint64(min(distance, 8))
+            stride = max(STRIDES[near], distance)
+            store64(d, (load64(d - distance) & LOW_BYTES[near]) * REPEATED[near])
+            for i in range(8, count, 8):
+                store64(d + i, load64(d + i - stride))
+        else:
+            repeat(d, distance, count)
         d += count
+    return INPUT
 
 
 @compiled(CODEC, "_codecs")
@@ -90,8 +138,7 @@ def lzf(s: int, size: int, d: int, gives: int) -> int:
                 return DISTANCE
             if count > full - d:
                 return OUTPUT
-            for i in range(count):
-                store8(d + i, load8(d + i - distance))
+            repeat(d, distance, count)
         d += count
     return 0 if d == full else SHORT
 

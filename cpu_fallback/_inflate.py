@@ -41,8 +41,8 @@ from gpuio.layout import Filter
 KINDS = frozenset(Kind)
 #: Bytes behind a scratch buffer that may be written.
 SLACK = 64
-#: Scratch buffers of a thread: two for what one step hands to the next, two for a block.
-BUFFERS = 4
+#: Scratch buffers of a thread: two for what one step hands to the next, one for a block, two for its byte planes.
+BUFFERS = 5
 
 FLETCHER32, SHUFFLE, BITSHUFFLE, BITSHUFFLE_LZ4, LZ4, LZF = (
     int(k) for k in (Kind.FLETCHER32, Kind.SHUFFLE, Kind.BITSHUFFLE, Kind.BITSHUFFLE_LZ4, Kind.LZ4, Kind.LZF))
@@ -82,8 +82,8 @@ def walk(s: int, end: int, blocks: int, tail: int) -> int:
     return 0 if end - s == tail else coded(LEFT_OVER, blocks)
 
 
-@compiled(N(N, N, N, N, N, N), *MODULES)
-def bitshuffle_lz4(s: int, size: int, to: int, gives: int, item: int, scratch: int) -> int:
+@compiled(N(N, N, N, N, N, N, N), *MODULES)
+def bitshuffle_lz4(s: int, size: int, to: int, gives: int, item: int, scratch: int, room: int) -> int:
     """Header: bytes in all (64 bits), bytes of a block (32). Blocks: size (32), LZ4. Then up to seven elements as they are."""
     if size < 12:
         return coded(HEADER, 0)
@@ -100,10 +100,10 @@ def bitshuffle_lz4(s: int, size: int, to: int, gives: int, item: int, scratch: i
         return bad
     for k in range(blocks):
         stored, here = big32(s), min(block, whole - k * block)
-        bad = lz4(s + 4, stored, scratch, here)
+        bad = lz4(s + 4, stored, scratch, here, end, scratch + here + SLACK)
         if bad:
             return coded(bad, k)
-        unite_planes(to + k * block, scratch, here // item, item, scratch + gives + SLACK)
+        unite_planes(to + k * block, scratch, here // item, item, scratch + room)
         s += 4 + stored
     copy(to + whole, s, gives - whole)
     return 0
@@ -140,7 +140,7 @@ def lz4_blocks(s: int, size: int, to: int, gives: int) -> int:
         if stored == here:
             copy(to + k * block, s, here)
         else:
-            bad = lz4(s, stored, to + k * block, here)
+            bad = lz4(s, stored, to + k * block, here, end, to + gives)
             if bad:
                 return coded(bad, k)
         s += stored
@@ -181,7 +181,7 @@ def run(chunks: np.ndarray, chunk_bytes: int, src: int, out: int, statuses: np.n
                 elif kind == BITSHUFFLE:
                     bitshuffle(s, target, gives, item, steps[j, BLOCK], scratch + 2 * room)
                 elif kind == BITSHUFFLE_LZ4:
-                    bad = bitshuffle_lz4(s, size, target, gives, item, scratch + 2 * room)
+                    bad = bitshuffle_lz4(s, size, target, gives, item, scratch + 2 * room, room)
                 elif kind == LZ4:
                     bad = lz4_blocks(s, size, target, gives)
                 else:

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from gpuio.cpu_fallback._driver import jit
-from gpuio.cpu_fallback._vectors import I8, I64
+from gpuio.cpu_fallback._vectors import I8, I64, splat
 
 
 def compiled(signature: Any, *modules: str) -> Callable[[Any], Any]:
@@ -64,8 +64,34 @@ def _storer(n_bytes: int) -> Any:
     return intrinsic(store)
 
 
+#: As `_storer`; the word goes to four places in a row.
+WORDS = 4
+
+
+def _fill(typing: Any, address: Any, word: Any) -> Any:
+    """``fill(address, word)``: an uint64 `WORDS` times, as one vector."""
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        vector = splat(b, args[1], WORDS)
+        b.store(vector, b.inttoptr(args[0], vector.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), emit
+
+
+def _copy16(typing: Any, to: Any, start: Any) -> Any:
+    """``copy16(to, start)``: 16 bytes as one vector."""
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        to, start = (b.inttoptr(a, ir.VectorType(I64, 2).as_pointer()) for a in args)
+        b.store(b.load(start, align=1), to, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), emit
+
+
+fill: Any = intrinsic(_fill)
+copy16: Any = intrinsic(_copy16)
 load8, load16, load32, load64 = (_loader(n) for n in (1, 2, 4, 8))
-store8, store64 = (_storer(n) for n in (1, 8))
+store8, store16, store64 = (_storer(n) for n in (1, 2, 8))
 
 
 def _copy(typing: Any, to: Any, start: Any, n_bytes: Any) -> Any:
@@ -79,3 +105,15 @@ def _copy(typing: Any, to: Any, start: Any, n_bytes: Any) -> Any:
 
 
 copy: Any = intrinsic(_copy)
+
+
+def _clear(typing: Any, address: Any, n_bytes: Any) -> Any:
+    """``clear(address, n_bytes)``: bytes of zero."""
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        cgutils.memset(b, b.inttoptr(args[0], I8.as_pointer()), args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), emit
+
+
+clear: Any = intrinsic(_clear)
