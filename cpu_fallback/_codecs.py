@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from gpuio.cpu_fallback._memory import WORDS, compiled, copy, copy16, fill, load8, load16, load32, load64, store8, store16, store64
+from gpuio.cpu_fallback._memory import WORDS, compiled, copy, copy16, fill, load8, load16, load32, load64, store8, store64
 from gpuio.inflation import Rule
 
 INPUT, OUTPUT, DISTANCE, SHORT, CHECKSUM = (int(rule) for rule in (Rule.INPUT, Rule.OUTPUT, Rule.DISTANCE, Rule.SHORT, Rule.CHECKSUM))
 N = types.int64
-CODEC = N(N, N, N, N)
+CODEC = N(N, N, N, N, N, N)
 
 #: Matches up to this length are copied word by word, which writes up to `WILD` bytes behind them.
-SHORT_MATCH, WILD = 64, 24
+SHORT_MATCH, WILD = 64, 8
 #: By distance, 8 standing for all that are larger: the bytes of a word that are there already; what repeats them in the rest of
 #: it; and the least multiple of the distance that is 8 or more.
 LOW_BYTES = np.array([0, *((1 << 8 * d) - 1 for d in range(1, 9))], dtype=np.uint64)
@@ -47,7 +47,31 @@ def repeat(d: int, distance: int, count: int) -> None:
         done += n
 
 
-@compiled(types.int64(N, N, N, N, N, N), "_codecs")
+@compiled(types.void(N, N, N, N), "_codecs")
+def copy_literals(d: int, s: int, count: int, room: int) -> None:
+    """`count` bytes; `room` bytes can be read at `s` and written at `d`."""
+    if count + 16 <= room:
+        copy16(d, s)
+        for i in range(16, count, 16):
+            copy16(d + i, s + i)
+    else:
+        copy(d, s, count)
+
+
+@compiled(types.void(N, N, N, N), "_codecs")
+def copy_match(d: int, distance: int, count: int, room: int) -> None:
+    """`count` bytes that repeat the `distance` bytes before `d`; `room` bytes can be written at `d`."""
+    if count <= SHORT_MATCH and count + WILD <= room:
+        near = np.uint64(min(distance, 8))
+        stride = max(STRIDES[near], distance)
+        store64(d, (load64(d - distance) & LOW_BYTES[near]) * REPEATED[near])
+        for i in range(8, count, 8):
+            store64(d + i, load64(d + i - stride))
+    else:
+        repeat(d, distance, count)
+
+
+@compiled(CODEC, "_codecs")
 def lz4(s: int, size: int, d: int, gives: int, readable: int, writeable: int) -> int:
     """An LZ4 block of `size` bytes at `s` into `gives` bytes at `d`.
 
@@ -71,12 +95,7 @@ def lz4(s: int, size: int, d: int, gives: int, readable: int, writeable: int) ->
             return INPUT
         if count > full - d:
             return OUTPUT
-        if count + 16 <= min(readable - s, writeable - d):
-            copy16(d, s)
-            for i in range(16, count, 16):
-                copy16(d + i, s + i)
-        else:
-            copy(d, s, count)
+        copy_literals(d, s, count, min(readable - s, writeable - d))
         s += count
         d += count
         if s == end:
@@ -98,21 +117,14 @@ def lz4(s: int, size: int, d: int, gives: int, readable: int, writeable: int) ->
             return DISTANCE
         if count > full - d:
             return OUTPUT
-        if count <= SHORT_MATCH and count + WILD <= writeable - d:
-            near = np.uint64(min(distance, 8))
-            stride = max(STRIDES[near], distance)
-            store64(d, (load64(d - distance) & LOW_BYTES[near]) * REPEATED[near])
-            for i in range(8, count, 8):
-                store64(d + i, load64(d + i - stride))
-        else:
-            repeat(d, distance, count)
+        copy_match(d, distance, count, writeable - d)
         d += count
     return INPUT
 
 
 @compiled(CODEC, "_codecs")
-def lzf(s: int, size: int, d: int, gives: int) -> int:
-    """A bare LZF stream of `size` bytes at `s` into `gives` bytes at `d`."""
+def lzf(s: int, size: int, d: int, gives: int, readable: int, writeable: int) -> int:
+    """A bare LZF stream; parameters as of `lz4`."""
     first, end, full = d, s + size, d + gives
     while s < end:
         control = load8(s)
@@ -123,7 +135,7 @@ def lzf(s: int, size: int, d: int, gives: int) -> int:
                 return INPUT
             if count > full - d:
                 return OUTPUT
-            copy(d, s, count)
+            copy_literals(d, s, count, min(readable - s, writeable - d))
             s += count
         else:
             count = (control >> 5) + 2
@@ -138,30 +150,38 @@ def lzf(s: int, size: int, d: int, gives: int) -> int:
                 return DISTANCE
             if count > full - d:
                 return OUTPUT
-            repeat(d, distance, count)
+            copy_match(d, distance, count, writeable - d)
         d += count
     return 0 if d == full else SHORT
 
 
-@compiled(types.int64(types.int64, types.int64), "_codecs")
+@compiled(N(N), "_codecs")
+def fold(total: int) -> int:
+    """A sum of 16 bits as adding the carries to it gives it: modulo 65535, but 65535 instead of 0 for what is not 0."""
+    return (total - 1) % 65535 + 1 if total else 0
+
+
+@compiled(N(N, N), "_codecs")
 def fletcher32(s: int, size: int) -> int:
     """Check the sum that follows `size` bytes at `s`.
 
-    Sums run over words of 16 bits, highest byte first, and are kept modulo 65535, where a sum that is not 0 is never called 0.
+    Two sums, of words of 16 bits, highest byte first, and of the sums so far; an odd byte at the end is the high one of a word.
     HDF5 before 1.6.3 swapped the bytes of both halves on little-endian hosts; it takes such sums to this day.
     """
     low = high = 0
     words = size // 2
-    for i in range(words):
-        low += (load8(s + 2 * i) << 8) + load8(s + 2 * i + 1)
-        high += low
-        if i % 256 == 255:
-            low, high = low % 65535 if low % 65535 or not low else 65535, high % 65535 if high % 65535 or not high else 65535
+    for done in range(0, words, 4096):
+        n, total, weighted = min(4096, words - done), 0, 0
+        for i in range(n):
+            word = load16(s + 2 * (done + i))
+            word = (word & 255) << 8 | word >> 8
+            total += word
+            weighted += (n - i) * word
+        high = fold(high + n * low + weighted)
+        low = fold(low + total)
     if size % 2:
-        low += load8(s + size - 1) << 8
-        high += low
-    low = (low - 1) % 65535 + 1 if low else 0
-    high = (high - 1) % 65535 + 1 if high else 0
+        low = fold(low + (load8(s + size - 1) << 8))
+        high = fold(high + low)
     found, swapped = high << 16 | low, (high & 255) << 24 | (high >> 8) << 16 | (low & 255) << 8 | low >> 8
     stored = load32(s + size)
     return 0 if stored in (found, swapped) else CHECKSUM

@@ -7,7 +7,6 @@ the steps before and after it are `run` again.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +36,13 @@ from gpuio.inflation import (
 )
 from gpuio.layout import Filter
 
+try:
+    # The same interface, two to three times as fast.
+    from zlib_ng import zlib_ng as zlib
+except ImportError:
+    import zlib  # type: ignore[no-redef]
+
+ZlibError: Any = zlib.error
 #: What the CPU undoes: all that there is.
 KINDS = frozenset(Kind)
 #: Bytes behind a scratch buffer that may be written.
@@ -119,8 +125,8 @@ def bitshuffle(s: int, to: int, gives: int, item: int, block: int, scratch: int)
     return 0
 
 
-@compiled(N(N, N, N, N), *MODULES)
-def lz4_blocks(s: int, size: int, to: int, gives: int) -> int:
+@compiled(N(N, N, N, N, N), *MODULES)
+def lz4_blocks(s: int, size: int, to: int, gives: int, writeable: int) -> int:
     """Header: bytes in all (64 bits), bytes of a block (32). Blocks: size (32), LZ4, or as they are if the size is that of the block."""
     if size < 12:
         return coded(HEADER, 0)
@@ -140,7 +146,7 @@ def lz4_blocks(s: int, size: int, to: int, gives: int) -> int:
         if stored == here:
             copy(to + k * block, s, here)
         else:
-            bad = lz4(s, stored, to + k * block, here, end, to + gives)
+            bad = lz4(s, stored, to + k * block, here, end, writeable)
             if bad:
                 return coded(bad, k)
         s += stored
@@ -169,12 +175,12 @@ def run(chunks: np.ndarray, chunk_bytes: int, src: int, out: int, statuses: np.n
                 if kind <= BITSHUFFLE and size != gives:
                     bad = coded(STORED, 0)
                     break
-                target = scratch + use * room
+                target, writeable = scratch + use * room, gives + SLACK
                 last = gives == chunk_bytes
                 for later in range(j + 1, steps.shape[0]):
                     last &= mask >> steps[later, BIT] & 1
                 if last:
-                    target = to
+                    target, writeable = to, gives
                 use = 1 - use
                 if kind == SHUFFLE:
                     unshuffle(target, s, size, item)
@@ -183,9 +189,9 @@ def run(chunks: np.ndarray, chunk_bytes: int, src: int, out: int, statuses: np.n
                 elif kind == BITSHUFFLE_LZ4:
                     bad = bitshuffle_lz4(s, size, target, gives, item, scratch + 2 * room, room)
                 elif kind == LZ4:
-                    bad = lz4_blocks(s, size, target, gives)
+                    bad = lz4_blocks(s, size, target, gives, target + writeable)
                 else:
-                    bad = lzf(s, size, target, gives)
+                    bad = lzf(s, size, target, gives, s + size, target + writeable)
                     if bad:
                         bad = coded(bad, 0)
                 s, size = target, gives
@@ -204,7 +210,7 @@ def unzip(stored: Any, gives: int) -> bytes | int:
     try:
         data = stream.decompress(stored, gives)
         rest = b"" if stream.eof else stream.decompress(stream.unconsumed_tail, 1)      # the checksum is only looked at here
-    except zlib.error:
+    except ZlibError:
         return status(Rule.DEFLATE)
     if rest:
         return status(Rule.OUTPUT)

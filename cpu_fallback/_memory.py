@@ -91,7 +91,7 @@ def _copy16(typing: Any, to: Any, start: Any) -> Any:
 fill: Any = intrinsic(_fill)
 copy16: Any = intrinsic(_copy16)
 load8, load16, load32, load64 = (_loader(n) for n in (1, 2, 4, 8))
-store8, store16, store64 = (_storer(n) for n in (1, 2, 8))
+store8, store64 = (_storer(n) for n in (1, 8))
 
 
 def _copy(typing: Any, to: Any, start: Any, n_bytes: Any) -> Any:

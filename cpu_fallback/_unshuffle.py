@@ -106,10 +106,10 @@ def is_zero(s: int, size: int) -> bool:
         if any_bit(s + done):
             return False
         done += LOOKED_AT
+    found = 0
     for i in range(done, size):
-        if load8(s + i):
-            return False
-    return True
+        found |= load8(s + i)
+    return found == 0
 
 
 @compiled(types.void(N, N, N), "_unshuffle")

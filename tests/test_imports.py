@@ -63,6 +63,7 @@ THIRD_PARTY = {
     "kvikio": ("gpuio.io.gds",),
     "numba": ("gpuio.cpu_fallback", "gpuio.geometry.ranges"),
     "llvmlite": ("gpuio.cpu_fallback",),
+    "zlib_ng": ("gpuio.cpu_fallback._inflate",),
     "h5py": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5"),
     "hdf5plugin": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5"),
     "dask": ("gpuio.formats.dask", "gpuio.integrations.dask"),
