@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuio import ceilings
 from gpuio.boxes import Box, BoxDecoder
-from gpuio.engine import why_no_cuda
+from gpuio.engine import get_engine, why_no_cuda
+from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.chunks import plan_chunks
 from gpuio.geometry.plan import make_plan
 from gpuio.io import gds, resident_fraction
@@ -32,6 +34,7 @@ from gpuio.sizing import Sizes, parse_bytes, stream_blocks, stream_sizes, tile_e
 if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
     from gpuio.dataset import DataSet
+    from gpuio.layout import Layout
 
 #: GB/s of ordinary hardware: a drive on PCIe 4, ten-gigabit Ethernet, one thread that copies from the page cache, PCIe 4 with
 #: sixteen lanes, a data-centre GPU's memory, one thread that decodes (bytes of tiles), one thread that copies memory.
@@ -85,6 +88,8 @@ class Facts:
         transport, cold, why = ds._transport()
         step = max(1, len(files) // _FILES_ASKED)
         shares = [s for s in map(resident_fraction, files[::step][:_FILES_ASKED]) if s is not None]
+        if files and (refusal := transport.unavailable(files[0])) is not None:
+            why = f"{why}, but it cannot be used: {refusal}"
         kind, drive = gds.place(files[0]) if files else ("no file system", None)
         return cls(
             device=device, no_cuda=why_no_cuda(int(device.partition(":")[2] or 0)), transport=transport, cold=cold, why=why,
@@ -234,7 +239,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     Parameters
     ----------
     measure
-        Measure this machine's ceilings, which takes a few seconds and reads up to `gpuio.ceilings.SAMPLE_BYTES` of the files.
+        Measure this machine's ceilings, which takes a few seconds and reads up to `gpuio.ceilings.SAMPLE_BYTES` of the files, and
+        as much again from storage if they are in the page cache.
     facts
         Of another machine; default this one.
 
@@ -269,7 +275,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
     first, stop = extents[:, 1], extents[:, 1] + extents[:, 2]
     unaligned = int(((first % gds.ALIGNMENT != 0) | (stop % gds.ALIGNMENT != 0)).sum())
-    rates = _measured(ds, facts, frames, edges, sizes, to, corrections) if measure else {}
+    rates = _measured(ds, facts, nav, frames, edges, sizes, to, corrections) if measure else {}
     return Explanation(
         path=ds._name, format=ds.format, encoding=layout.encoding.name, native_dtype=str(layout.dtype), dtype=str(to),
         sig_shape=tuple(ds.shape.sig), frames=len(frames), n_files=len(set(ds.files)), file_system=facts.file_system,
@@ -284,19 +290,30 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         overlapping=facts.device != "cpu" or sizes.read_threads > 0, measured=rates)
 
 
-def _measured(ds: DataSet, facts: Facts, frames: np.ndarray, edges: np.ndarray, sizes: Sizes, dtype: np.dtype,
+def _measured(ds: DataSet, facts: Facts, nav: np.ndarray, frames: np.ndarray, edges: np.ndarray, sizes: Sizes, dtype: np.dtype,
               corrections: CorrectionSet | None) -> dict[str, float]:
-    """Rates of this machine in GB/s by the name of the stage, and of copying memory."""
-    from gpuio import ceilings
-
-    layout, engine = ds.layout, ds.engine
-    rates = {_source(facts): ceilings.reading(layout, engine, facts.transport, frames, edges, sizes), "memory copy": ceilings.memory_copy()}
+    """Rates of this machine in GB/s by the name of the stage; and of copying memory, and of storage behind the page cache."""
+    layout, engine, source = ds.layout, ds.engine, _source(facts)
+    rates = {source: ceilings.reading(layout, engine, facts.transport, frames, edges, sizes), "memory copy": ceilings.memory_copy()}
+    if source == "page cache" and facts.no_direct is None and layout.chunks is None:
+        rates[_storage(facts)] = _past_the_cache(layout, nav, frames)
     if engine.name == "cpu":
         rates["decoding on the CPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections)
     else:
         rates["host to device"] = ceilings.host_to_device(engine)
         rates["decoding on the GPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections)
     return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _past_the_cache(layout: Layout, nav: np.ndarray, frames: np.ndarray) -> float | None:
+    """The rate of storage, whatever is cached, for whole frames; None where they need too much memory."""
+    cpu, direct, whole = get_engine("cpu"), DirectBackend(), Box.whole(layout)
+    try:
+        sizes = stream_sizes(layout, cpu, direct, frames, layout.placements, [whole], layout.dtype, depth=None, memory=None, threads=0,
+                             cold=True)
+    except MemoryBudgetError:
+        return None
+    return ceilings.reading(layout, cpu, direct, frames, stream_blocks(layout, frames, tile_edges(nav, sizes.depth), sizes), sizes)
 
 
 def _source(facts: Facts) -> str:
@@ -306,6 +323,10 @@ def _source(facts: Facts) -> str:
     by_page_cache = facts.transport.id != "direct" and facts.transport.memory == "host"
     if by_page_cache and not facts.cold and (facts.resident is None or facts.resident >= WARM):
         return "page cache"
+    return _storage(facts)
+
+
+def _storage(facts: Facts) -> str:
     return "network storage" if facts.file_system in NETWORK else "storage"
 
 

@@ -17,6 +17,7 @@ from gpuio import ceilings, explain
 from gpuio.engine import get_engine
 from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.explain import ASSUMED, Facts, size_text
+from gpuio.io import gds
 from gpuio.io.backends import BufferedBackend, DirectBackend, GDSBackend, IOBackend, MMapBackend
 from gpuio.io.base import Extent
 from gpuio.io.gds import Machine
@@ -146,6 +147,40 @@ def test_facts_of_this_machine_are_asked_for(raw: Any, monkeypatch: pytest.Monke
                                   machine=Machine("no kvikio"))
     monkeypatch.setattr(explain, "resident_fraction", lambda path: None)
     assert Facts.of(raw).resident is None
+
+
+def test_what_was_asked_for_and_cannot_be_used_is_told(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GDSBackend, "unavailable", lambda self, path: f"not for {path}")
+    raw._io_backend = GDSBackend()
+    assert raw.explain().why == f"asked for, but it cannot be used: not for {raw.files[0]}"
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets that are cold, on an NVMe drive of a machine with GPUDirect Storage, and take a GPU that is not there."""
+    monkeypatch.setattr("gpuio.io.choice.resident_fraction", lambda path, size, places: 0.0)
+    monkeypatch.setattr(gds, "place", lambda path: ("ext4", "nvme0n1"))
+    monkeypatch.setattr(gds, "why_no_cuda", lambda number: None)
+    monkeypatch.setattr(Machine, "here", Machine)
+    monkeypatch.setattr(gpuio.DataSet, "device", "cuda:0")
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_data_sets_on_a_gpu_take_what_their_files_allow(raw: Any, aligned: Any, tmp_path: Path) -> None:
+    tiny, fortran = tmp_path / "tiny.raw", tmp_path / "fortran.npy"
+    tiny.write_bytes(bytes(300))
+    np.save(fortran, np.asfortranarray(np.ones((3, 5, 7, 11), "u2")))
+    small = gpuio.load("raw", path=tiny, dtype="u1", nav_shape=(3,), sig_shape=(10, 10))
+    assert {name: ds._transport()[0].id for name, ds in {
+        "frames of a page": aligned, "frames of 374 bytes": raw, "frames of 100 bytes": small, "gathered": gpuio.open(fortran)}.items()
+    } == {"frames of a page": "gds", "frames of 374 bytes": "buffered", "frames of 100 bytes": "buffered", "gathered": "buffered"}
+    found = aligned.explain()
+    assert (found.transport, found.page_locked, found.memory_bytes) == ("gds", False, 0)
+    assert found.why == "file system ext4: 0% of the places looked at are in the page cache; from storage into device memory"
+    other = raw.explain()
+    assert (other.transport, other.page_locked) == ("buffered", True) and other.memory_bytes > 0
+    assert "frames of 374 bytes are smaller" in other.why
+    assert "buffered, through page-locked memory: file system" in str(other)
 
 
 def test_without_made_up_facts_this_machine_is_explained(raw: Any) -> None:
@@ -298,10 +333,41 @@ def test_measured_ceilings_replace_what_was_assumed(raw: Any, monkeypatch: pytes
     monkeypatch.setattr(ceilings, "memory_copy", lambda: 7.0)
     monkeypatch.setattr(ceilings, "decoding", lambda layout, engine, dtype, depth, corrections: depth / 2)
     found = raw.explain(measure=True, depth=5, threads=2, facts=replace(IDEAL, device="cpu", cold=False, resident=1.0))
-    assert found.measured == {"page cache": 3.5, "memory copy": 7.0, "decoding on the CPU": 2.5}
+    assert found.measured == {"page cache": 3.5, "memory copy": 7.0, "storage": 3.5, "decoding on the CPU": 2.5}
     assert [(stage.name, stage.GB_per_s, stage.measured) for stage in found.stages] == [
         ("page cache", 7.0, True), ("decoding on the CPU", 5.0, True)]
     assert "memory copy: 7 GB/s" in str(found)
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({"cold": False, "resident": 1.0}, {"page cache": "buffered", "storage": "direct"}),
+    ({"cold": False, "resident": 1.0, "file_system": "nfs4"}, {"page cache": "buffered", "network storage": "direct"}),
+    ({"cold": False, "resident": 1.0, "no_direct": "refuses"}, {"page cache": "buffered"}),
+    ({"cold": True}, {"storage": "buffered"}),
+])
+def test_storage_is_measured_past_the_page_cache(
+        raw: Any, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: dict[str, str]) -> None:
+    rates = {"buffered": 4.0, "direct": 2.0}
+    monkeypatch.setattr(ceilings, "reading", lambda layout, engine, transport, frames, edges, sizes: rates[transport.id])
+    found = raw.explain(measure=True, facts=replace(IDEAL, device="cpu", **changes))
+    assert {name: rate for name, rate in found.measured.items() if name in ("page cache", "storage", "network storage")} == {
+        name: rates[transport] for name, transport in expected.items()}
+
+
+def test_storage_is_read_as_it_would_be_cold(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := DirectBackend().unavailable(raw.files[0])) is not None:
+        pytest.skip(reason)
+    asked: list[tuple[int, int]] = []
+    real = ceilings.reading
+
+    def reading(layout: Any, engine: Any, transport: Any, frames: Any, edges: Any, sizes: Any) -> Any:
+        if transport.id == "direct":
+            asked.append((sizes.read_threads, int(edges[-1])))
+        return real(layout, engine, transport, frames, edges, sizes)
+
+    monkeypatch.setattr(ceilings, "reading", reading)
+    found = raw.explain(measure=True, facts=replace(IDEAL, device="cpu", cold=False, resident=1.0))
+    assert asked == [(3, 91)] and found.measured["storage"] > 0
 
 
 def test_ceilings_of_this_machine_are_rates(raw: Any) -> None:
