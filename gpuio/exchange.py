@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +78,12 @@ class Exchange(PixelAccess):
         from gpuio.integrations.references import references
 
         return references(self)
+
+    def save(self, path: str | os.PathLike[str], **options: Any) -> Any:
+        """Write the pixels to a ``.npy``, ``.h5`` or ``.zarr`` file; options and result are those of `gpuio.integrations.export.export`."""
+        from gpuio.integrations.export import export
+
+        return export(self, path, **options)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The whole data set in host memory, as NumPy asks for it.

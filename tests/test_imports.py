@@ -39,7 +39,7 @@ ALLOWED = {
     "formats": {"values", "stream"},
     "door": {"values", "geometry", "io", "stream", "formats"},
     "edge": {"values", "stream", "door", "formats", "synth", "integrations", "cli"},
-    "cli": {"values", "stream", "door", "formats", "synth", "edge"},
+    "cli": {"values", "stream", "door", "formats", "synth", "edge", "integrations"},
     "integrations": {"values", "door"},
 }
 
@@ -52,6 +52,7 @@ DEFERRED = {
     ("gpuio.dataset", "gpuio.formats"): "the registry knows how many bytes a sniffer wants",
     ("gpuio.exchange", "gpuio.integrations.dask"): "a method of data sets that is the integration",
     ("gpuio.exchange", "gpuio.integrations.references"): "a method of data sets that is the integration",
+    ("gpuio.exchange", "gpuio.integrations.export"): "a method of data sets that is the integration",
     ("gpuio.formats.raw", "gpuio.io.backends"): "a deprecated parameter names a backend",
     ("gpuio.formats.raw_csr", "gpuio.io.scatter"): "sparse tiles are entries as they are read",
     ("gpuio.formats._arrays", "gpuio.io.computed"): "pixels that are in no file have a transport of their own",
@@ -64,8 +65,9 @@ THIRD_PARTY = {
     "numba": ("gpuio.cpu_fallback", "gpuio.geometry.ranges"),
     "llvmlite": ("gpuio.cpu_fallback",),
     "zlib_ng": ("gpuio.cpu_fallback._inflate",),
-    "h5py": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5"),
-    "hdf5plugin": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5"),
+    "h5py": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5", "gpuio.integrations._containers"),
+    "hdf5plugin": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5", "gpuio.integrations._containers"),
+    "zarr": ("gpuio.integrations._containers",),
     "dask": ("gpuio.formats.dask", "gpuio.integrations.dask"),
     "libertem": ("gpuio.integrations.libertem",),
     "xarray": ("gpuio.integrations.xarray",),

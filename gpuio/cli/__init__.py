@@ -22,6 +22,8 @@ import gpuio
 from gpuio import formats as registry
 from gpuio.cli._group import Commands, describe, patience
 from gpuio.cli._options import (
+    Intervals,
+    Numbers,
     Parameter,
     dataset_options,
     device_option,
@@ -93,6 +95,45 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
     else:
         click.echo(f"{printable(output)}: scan {by(ds.shape.nav)}, pattern {by(ds.shape.sig)}, "
                    f"{ds.image_count} frames in {seconds:.2f} s on {ds.device}")
+
+
+@main.command()
+@dataset_options
+@click.argument("output", metavar="OUT", type=click.Path())
+@click.option("--dtype", default=None, metavar="DTYPE", help="Of the pixels written; default: native.")
+@click.option("--crop", type=Intervals(), metavar="Y0:Y1,X0:X1", help="Part of the detector to write.")
+@click.option("--bin-sig", type=Numbers(), metavar="N[,N]", help="Sum blocks of N x N detector pixels.")
+@click.option("--compression", type=click.Choice(["none", "gzip", "bitshuffle"]), default="none", show_default=True,
+              help="Of chunks, for .h5 and .zarr.")
+@click.option("--verify", is_flag=True, help="Read everything back and compare before OUT gets its name.")
+@click.option("--preview", type=click.Path(dir_okay=False, path_type=Path), help="PNG of scan image and mean pattern to write as well.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Decode ahead on that many threads.")
+def convert(path: str, output: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool,
+            dtype: str | None, crop: Any, bin_sig: Any, compression: str, verify: bool, preview: Path | None, force: bool,
+            memory: str | None, threads: int) -> None:
+    """Write the pixels of FILE to OUT: a .npy, .h5 or .zarr file, whole or not at all."""
+    from gpuio import preview as pictures
+    from gpuio.explain import size_text
+    from gpuio.integrations.export import export
+
+    ds = open_dataset(path, format_name, device, parameters)
+    if crop is not None or bin_sig is not None:
+        ds = ds.reduce(crop, bin_sig)
+    started = time.perf_counter()
+    with progress_bar("writing") as progress:
+        done = export(ds, output, dtype=dtype_of(dtype), compression=compression, overwrite=force, verify=verify, memory=memory,
+                      threads=threads, progress=progress)
+    seconds = time.perf_counter() - started
+    if preview is not None:
+        pictures.save(pictures.overview(done.scan_image, done.summed_pattern / max(1, ds.image_count)), preview)
+    if as_json:
+        print_json({"output": done.path, "nav_shape": tuple(ds.shape.nav), "sig_shape": tuple(ds.shape.sig), "dtype": str(done.dtype),
+                    "bytes": done.stored_bytes, "verified": done.verified, "seconds": round(seconds, 3)})
+    else:
+        click.echo(f"{printable(done.path)}: scan {by(ds.shape.nav)}, detector {by(ds.shape.sig)}, {done.dtype}, "
+                   f"{size_text(done.stored_bytes)} in {seconds:.2f} s{', read back and compared' if verify else ''}")
 
 
 @main.command()

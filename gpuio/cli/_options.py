@@ -37,6 +37,40 @@ class Parameter(click.ParamType):
         return key, parsed
 
 
+class Intervals(click.ParamType):
+    """``y0:y1,x0:x1``; either end may be left out."""
+
+    name = "intervals"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[slice, ...]:
+        """One slice an axis."""
+        if isinstance(value, tuple):
+            return value
+        intervals = []
+        for text in value.split(","):
+            found = re.fullmatch(r"\s*(-?\d*)\s*:\s*(-?\d*)\s*", text)
+            if found is None or "-" in found.groups():
+                self.fail(f"{value!r} is not of the form Y0:Y1,X0:X1", param, ctx)
+            intervals.append(slice(*(int(end) if end else None for end in found.groups())))
+        return tuple(intervals)
+
+
+class Numbers(click.ParamType):
+    """``2`` or ``2,3``."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+        """A number, or one an axis."""
+        if isinstance(value, (int, tuple)):
+            return value
+        try:
+            numbers = tuple(int(text) for text in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number, or one for each axis", param, ctx)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
 def _python_value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
