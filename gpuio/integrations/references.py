@@ -63,6 +63,8 @@ def _why_not(ds: DataSet) -> str | None:
         return "the files bring corrections, which are applied while decoding"
     if layout.encoding.name not in ("plain", "swap"):
         return f"its pixels are packed ({layout.encoding.name})"
+    if layout.chunks is not None:
+        return "its pixels are in chunks of HDF5, to which kerchunk and VirtualiZarr make references"
     if layout.strided is not None:
         return "navigation is stored fastest, so that frames are scattered over the file"
     if not layout.is_sequential:

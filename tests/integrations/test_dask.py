@@ -11,6 +11,7 @@ import time
 
 import dask.array
 import distributed
+import h5py
 import numpy as np
 import pytest
 
@@ -119,6 +120,24 @@ def test_files_inside_of_lines_cut_every_line_alike():
     assert nav_chunks((4, 5, 6), 75, np.array([60])) == ((2, 2), (5,), (6,))
 
 
+@pytest.mark.parametrize(("stored", "chunks"), [
+    ((4, 6, 8, 12), ((4, 4, 4, 2), (12, 9))),                   # boxes of the scan: whole ones of them
+    ((1, 8, 16, 12), ((2,) * 7, (21,))), ((1, 50, 16, 12), ((2,) * 7, (21,))),
+    ((3, 21, 16, 12), ((3, 3, 3, 3, 2), (21,))),                # whole lines: chunks end where they do
+])
+def test_chunks_are_those_of_hdf5_taken_together(tmp_path, stored, chunks):
+    truth = np.random.default_rng(2).integers(0, 999, (14, 21, 16, 12), dtype="u2")
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("data", data=truth, chunks=tuple(map(min, stored, truth.shape)), compression="gzip")
+    ds = gpuio.open(tmp_path / "scan.h5", device="cpu")
+    array = ds.to_dask(chunks=f"{(63 if stored[0] != 1 else 42) * 16 * 12 * 2}")
+    assert array.chunks[:2] == chunks
+    np.testing.assert_array_equal(array.compute(), truth)
+    reopened = gpuio.open(tmp_path / "scan.h5", device="cpu", sync_offset=5)
+    shown = np.concatenate([truth.reshape(-1, 16, 12)[5:], np.zeros((5, 16, 12), "u2")]).reshape(truth.shape)
+    np.testing.assert_array_equal(reopened.to_dask(chunks="30 kB").compute(), shown)
+
+
 def test_the_size_of_chunks_is_that_of_dask(scan):
     with dask.config.set({"array.chunk-size": f"{22 * 13 * 20 * 2}"}):
         assert scan("mib").open().to_dask().chunks[:2] == ((2, 2, 2, 1), (11,))
@@ -214,7 +233,7 @@ def test_a_cluster_computes_the_same_even_if_a_worker_is_killed_midway(scan, tmp
     array = scan("mib").open(sync_offset=2).to_dask(chunks=(1, 4))
     truth = scan("mib").truth(2)
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         np.testing.assert_array_equal(array.compute(), truth)

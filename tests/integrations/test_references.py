@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import fsspec
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -100,6 +101,10 @@ def test_rows_from_the_bottom_and_parts_are_refused(tmp_path):
     part = gpuio.load("raw", path=ds.files[0], dtype="u1", nav_shape=(2,), detector_size_raw=(9, 6), crop_detector_to=(9, 4), device="cpu")
     with pytest.raises(gpuio.UnsupportedFeature, match="one piece"):
         part.to_virtual()
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("data", data=np.ones((5, 7, 8, 9), "u2"), chunks=(1, 1, 8, 9), compression="gzip")
+    with pytest.raises(gpuio.UnsupportedFeature, match="kerchunk and VirtualiZarr"):
+        gpuio.open(tmp_path / "scan.h5", device="cpu").to_virtual()
     with pytest.raises(gpuio.UnsupportedFeature, match="memory: .*not in files"):
         gpuio.load("memory", data=np.ones((3, 4, 5)), sig_dims=2, device="cpu").to_virtual()
 
