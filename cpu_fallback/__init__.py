@@ -15,12 +15,12 @@ import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
 from gpuio.cpu_fallback._table import plan_walk
-from gpuio.engine import Blocks, Decode, Entries, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
+from gpuio.engine import Add, Blocks, Decode, Entries, FrameAdder, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
 from gpuio.extras import extra
 from gpuio.inflation import Kind, why_not
 from gpuio.layout import Encoding, Filter, Piece
-from gpuio.prepare import check_bin, check_maps, check_placements, check_repair, check_scatter, check_transpose
+from gpuio.prepare import allowed_starts, check_bin, check_maps, check_placements, check_repair, check_scatter, check_transpose
 
 #: Encoding -> its module here and the class in it.
 ENCODINGS = {
@@ -142,6 +142,24 @@ class CpuEngine:
 
         bin_frames(frames.reshape(-1, blocks.columns * blocks.across), out.reshape(-1, blocks.columns), blocks.down, blocks.across)
 
+    def adder(self, frames: np.ndarray, of_frames: np.ndarray, of_pixels: np.ndarray) -> Add:
+        """See `gpuio.engine.Engine.adder`."""
+        from gpuio.cpu_fallback._adder import add_decoded
+
+        return add_decoded(frames, of_frames, of_pixels)
+
+    def frame_adder(self, encoding: Encoding, placements: np.ndarray, frame_pixels: int) -> FrameAdder | None:
+        """See `gpuio.engine.Engine.frame_adder`: for frames that are a single run of pixels."""
+        from gpuio.cpu_fallback._adder import PackedAdder, single_run
+        from gpuio.cpu_fallback._driver import find
+
+        ours = encoding.name in ENCODINGS and is_native(encoding.dtype, encoding.dtype)
+        entry = single_run(encoding, placements, frame_pixels) if ours else None
+        if entry is None:
+            return None
+        limits = check_placements(encoding, placements, frame_pixels)
+        return PackedAdder(find(*ENCODINGS[encoding.name], encoding.dtype), encoding, entry, limits)
+
     def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
         """See `gpuio.engine.Engine.transpose`."""
         check_transpose(staged, out, piece, table)
@@ -210,7 +228,7 @@ class CpuDecoder:
         if staged is not None:
             if staged.dtype != np.uint8 or staged.ndim != 1 or not staged.flags.c_contiguous:
                 raise ValueError(f"staged is {staged.dtype}{list(staged.shape)}; expected contiguous uint8[n]")
-            src, allowed = staged.ctypes.data, _allowed_starts(self._limits, staged.size)
+            src, allowed = staged.ctypes.data, allowed_starts(self._limits, staged.size)
 
         # Addresses are taken once: `array.ctypes.data` costs more than a call of the loop.
         loop, walk, param, maps = self._loop, self._walk, self._param, (self._dark, self._gain)
@@ -247,11 +265,3 @@ def _shape(array: np.ndarray, name: str, dtype: np.dtype) -> tuple[int, int]:
         raise ValueError(f"{name} has shape {list(array.shape)} and strides {list(array.strides)}; expected two axes in C order")
     return array.shape[0], array.shape[1]
 
-
-def _allowed_starts(limits: np.ndarray, size: int) -> np.ndarray:
-    """Lowest and highest start of each part such that all its bytes are among `size` staged ones; anything for unused parts."""
-    allowed = np.empty_like(limits)
-    allowed[:, 0], allowed[:, 1] = -limits[:, 0], size - limits[:, 1]
-    unused = limits[:, 0] == limits[:, 1]
-    allowed[unused] = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-    return allowed

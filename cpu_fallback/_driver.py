@@ -179,15 +179,16 @@ def find(module: str, name: str, dtype: np.dtype) -> Unpacker:
 def variant_name(unpacker: Unpacker, target: str, maps: str, known_pixels: int, known_repeats: int) -> str:
     """All that machine code depends on: the variant and the sources it is made from."""
     module = type(unpacker).__module__.rpartition(".")[2]
-    return "_".join([module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", _digest(module)])
+    return "_".join([module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", digest(module)])
 
 
 @functools.cache
-def _digest(module: str) -> str:
-    digest = hashlib.sha256(repr(PLACEMENT_COLUMNS).encode())
-    for source in ("_vectors", "_step", "_driver", module):
-        digest.update(resources.files("gpuio.cpu_fallback").joinpath(f"{source}.py").read_bytes())
-    return digest.hexdigest()[:12]
+def digest(*modules: str) -> str:
+    """A hash of the sources that machine code of the modules is made from."""
+    sources = hashlib.sha256(repr(PLACEMENT_COLUMNS).encode())
+    for source in ("_vectors", "_step", "_driver", *modules):
+        sources.update(resources.files("gpuio.cpu_fallback").joinpath(f"{source}.py").read_bytes())
+    return sources.hexdigest()[:12]
 
 
 def compile_variant(unpacker: Unpacker, target: str, maps: str, known_pixels: int = 0, known_repeats: int = 0) -> Any:

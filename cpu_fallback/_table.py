@@ -59,7 +59,7 @@ def plan_walk(table: np.ndarray, encoding: Encoding, step: int, map_bytes: int) 
     map_bytes
         Size of dark and gain maps together.
     """
-    table = _few_streams(_join_rows(table, encoding), step)
+    table = _few_streams(join_rows(table, encoding), step)
     large_maps = map_bytes > CACHED_MAPS
     if large_maps:
         table = _split_long_runs(table, encoding)
@@ -74,7 +74,7 @@ def plan_walk(table: np.ndarray, encoding: Encoding, step: int, map_bytes: int) 
     return Walk(np.ascontiguousarray(table), height, min(band, height), step if one_step else 0, repeats if one_step else 0)
 
 
-def _join_rows(table: np.ndarray, encoding: Encoding) -> np.ndarray:
+def join_rows(table: np.ndarray, encoding: Encoding) -> np.ndarray:
     """Rows that follow each other without a gap, stored and placed, become one run."""
     table = table.copy()
     pixels, way = table[:, PIXELS], 1 - 2 * table[:, REVERSED]

@@ -17,7 +17,9 @@ from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
 from gpuio.errors import ShapeError
 from gpuio.geometry.selection import flat_indices, selected_frames
+from gpuio.prepare import sum_dtype
 from gpuio.sizing import output_dtype
+from gpuio.sums import add_frames
 from gpuio.tile import DataTile
 
 if TYPE_CHECKING:
@@ -148,20 +150,14 @@ class PixelAccess:
         nav, frames = self._selected(roi)
         corrections = self._corrections(corrections)
         dtype = self.output_dtype(None, corrections)
-        wide = np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
+        wide = sum_dtype(dtype)
         total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
         engine = self.engine
         scan = engine.zeros((total,), wide)
         pattern = engine.zeros((self.shape.sig.size,), wide)
         backend, cold, _ = self._transport()
-        done = 0
-        for tile in pipeline.tiles(self.layout, engine, backend, nav, frames, dtype=dtype, corrections=corrections,
-                                   memory=memory, cold=cold, reduction=self._reduction):
-            flat = tile.flat_data
-            first = int(tile.tile_slice.origin[0])
-            scan[first:first + len(flat)] = flat.sum(axis=1, dtype=wide)
-            pattern += flat.sum(axis=0, dtype=wide)
-            done += len(flat)
+        for done in add_frames(self.layout, engine, backend, nav, frames, scan, pattern, dtype=dtype, corrections=corrections,
+                               memory=memory, cold=cold, reduction=self._reduction):
             if progress is not None:
                 progress(done, len(frames))
         scan_host, pattern_host = engine.download(scan), engine.download(pattern)

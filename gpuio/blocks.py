@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpuio.engine import Decode, Engine
+from gpuio.engine import Engine
 from gpuio.errors import BackendUnavailable
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, Plan, make_plan
 from gpuio.layout import Layout
@@ -36,7 +36,7 @@ class Slot:
     staging: Any = None
     mapped: Any = None
     pending: Any = None
-    bound: dict[tuple[int, int], Decode] = field(default_factory=dict)
+    bound: dict[tuple[int, ...], Callable[..., None]] = field(default_factory=dict)
     plan: Any = None
     in_use: list[Any] = field(default_factory=list)      # decode calls that still read from this slot
 
@@ -54,18 +54,21 @@ class Block:
     first_extent: int       # of the plan's, in this block
     fill: Callable[[], None] | None = None      # still to be called, by whoever decodes
 
-    def bind(self, decoder: Any, out: Any) -> Decode:
-        """A call that decodes frames of this block, numbered as in the plan, into `out`; kept for further blocks of the plan."""
-        key = (id(decoder), id(out))
+    def bind(self, decoder: Any, *out: Any) -> Callable[..., None]:
+        """A call that decodes frames of this block, numbered as in the plan, into `out`; kept for further blocks of the plan.
+
+        `decoder` may also be a `FrameAdder`, and `out` the sums that it adds to.
+        """
+        key = (id(decoder), *map(id, out))
         call = self.slot.bound.get(key)
         if call is None:
-            call = self.slot.bound[key] = self.bind_once(decoder, out)
+            call = self.slot.bound[key] = self.bind_once(decoder, *out)
         return call
 
-    def bind_once(self, decoder: Any, out: Any) -> Decode:
+    def bind_once(self, decoder: Any, *out: Any) -> Callable[..., None]:
         """The same, for a decoder that may be gone when the next block comes."""
         staged = None if self.slot.staging is None else self.slot.staging.device
-        call: Decode = decoder.bind(staged, self.plan.starts, out)
+        call: Callable[..., None] = decoder.bind(staged, self.plan.starts, *out)
         return call
 
     def check(self) -> None:

@@ -38,6 +38,9 @@ DLPACK_DEFAULT, DLPACK_NO_WAIT = 1, -1
 #: ``decode(first, count, at=0)``: frames ``starts[first:first + count]`` into ``out[at:at + count]``.
 Decode = Callable[..., None]
 
+#: ``add(first, count, at)``: frames ``first`` to ``first + count`` are added to the sums of frames from ``at``, and to those of pixels.
+Add = Callable[[int, int, int], None]
+
 #: ``inflate(chunks)``: statuses of the chunks, int32[n] in engine memory; 0 is good, `inflate_status` says what another one means.
 Inflate = Callable[[np.ndarray], Any]
 
@@ -217,6 +220,29 @@ class FrameDecoder(Protocol):
         """
 
 
+class FrameAdder(Protocol):
+    """Adds up packed frames of one layout, in their native dtype and without corrections."""
+
+    def bind(self, staged: Any, starts: np.ndarray, of_frames: Any, of_pixels: Any) -> Add:
+        """Attach buffers; they are kept alive by the returned call.
+
+        Parameters
+        ----------
+        staged, starts
+            As in `FrameDecoder.bind`.
+        of_frames : wide[n], C order, engine memory, added to
+            Sum of each frame. `wide` is uint64, int64, float64 or complex128 (`gpuio.prepare.sum_dtype`).
+        of_pixels : wide[frame_pixels], C order, engine memory, added to
+            Sum over the frames.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Arrays of another dtype, shape or memory order. The call raises IndexError for frames that there are not, ValueError
+            for a start outside of `staged`.
+        """
+
+
 class Inflater(Protocol):
     """Undoes the filters of chunks of one size. On the CPU any number of threads may inflate with it at once."""
 
@@ -302,6 +328,23 @@ class Engine(Protocol):
         ------
         ValueError
             The arrays have another form.
+        """
+
+    def adder(self, frames: Any, of_frames: Any, of_pixels: Any) -> Add:
+        """Attach decoded frames and running sums to a call that adds in one pass.
+
+        Parameters
+        ----------
+        frames : dtype[depth, pixels], engine memory
+            Pixels side by side; there may be gaps between frames.
+        of_frames, of_pixels
+            As in `FrameAdder.bind`, which also says what is raised.
+        """
+
+    def frame_adder(self, encoding: Encoding, placements: np.ndarray, frame_pixels: int) -> FrameAdder | None:
+        """Prepare adding of packed frames that need not be decoded to memory first; None where this engine has to.
+
+        Parameters as in `decoder`.
         """
 
     def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:

@@ -88,6 +88,15 @@ def check_placements(encoding: Encoding, placements: np.ndarray, frame_pixels: i
     return spans(table, encoding, int(table[:, PART].max()) + 1)
 
 
+def allowed_starts(limits: np.ndarray, size: int) -> np.ndarray:
+    """Lowest and highest start of each part such that all its bytes are among `size` staged ones; anything for unused parts."""
+    allowed = np.empty_like(limits)
+    allowed[:, 0], allowed[:, 1] = -limits[:, 0], size - limits[:, 1]
+    unused = limits[:, 0] == limits[:, 1]
+    allowed[unused] = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    return allowed
+
+
 def check_maps(dtype: np.dtype, frame_pixels: int, dark: Any, gain: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Dark and gain as flat C-ordered maps of one dtype: float32 if that loses nothing, else float64.
 
@@ -132,6 +141,33 @@ def check_repair(out: Any, table: RepairTable) -> None:
     for name, index in (("pixel", pixels), ("neighbour", neighbours)):
         if len(index) and not 0 <= index.min() <= index.max() < out.shape[1]:
             raise ValueError(f"repair table: a {name} lies outside of the frame of {out.shape[1]} pixels")
+
+
+def sum_dtype(dtype: np.dtype) -> np.dtype:
+    """As wide as sums of integers stay exact: uint64, int64, float64 or complex128."""
+    return np.dtype({"b": "u8", "u": "u8", "i": "i8", "f": "f8", "c": "c16"}[dtype.kind])
+
+
+def check_sums(dtype: np.dtype, pixels: int, of_frames: Any, of_pixels: Any) -> None:
+    """Check sums that frames of `pixels` pixels are to be added to: wide enough, and in C order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Otherwise.
+    """
+    wide = sum_dtype(dtype)
+    for name, sums in (("of_frames", of_frames), ("of_pixels", of_pixels)):
+        if sums.dtype != wide:
+            raise TypeError(f"{name} is {sums.dtype}; sums of {dtype} are {wide}")
+        if sums.ndim != 1 or not sums.flags.c_contiguous or (sums is of_pixels and len(sums) != pixels):
+            raise ValueError(f"{name} has shape {list(sums.shape)}; expected one axis in C order, of {pixels} pixels")
+
+
+def check_range(first: int, count: int, at: int, frames: int, room: int) -> None:
+    """Raise IndexError if there are no such frames, or no such place for what comes of them."""
+    if first < 0 or count < 0 or at < 0 or first + count > frames or at + count > room:
+        raise IndexError(f"frames {first} to {first + count} into {at} to {at + count}: there are {frames} frames, and room for {room}")
 
 
 def check_transpose(staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:

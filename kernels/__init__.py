@@ -19,14 +19,14 @@ import numpy as np
 
 from gpuio import engine
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
-from gpuio.engine import Blocks, Entries, FrameDecoder, Inflater, Output, RepairTable, Staging, TransposeTable
+from gpuio.engine import Add, Blocks, Entries, FrameDecoder, Inflater, Output, RepairTable, Staging, TransposeTable
 from gpuio.inflation import plan_steps, why_not
 from gpuio.kernels import _bin, _launch, _scatter, _transpose
 from gpuio.kernels._available import available, forked
 from gpuio.kernels._decoder import CudaDecoder, JoinedDecoder, reading
 from gpuio.kernels._runtime import CupyRuntime, Kernel, Runtime
 from gpuio.layout import Encoding, Filter, Piece
-from gpuio.prepare import check_bin, check_repair, check_scatter, check_transpose
+from gpuio.prepare import check_bin, check_range, check_repair, check_scatter, check_sums, check_transpose
 
 __all__ = ["CudaEngine", "available", "forked"]
 
@@ -141,6 +141,21 @@ class CudaEngine:
             call["pixels"], call["out"] = map(self._runtime.address, (frames, out))
             grid, block = _bin.geometry(planes, blocks)
             self._kernel("bin", _bin.expression(frames.dtype, out.dtype))(grid, block, (call,))
+
+    def adder(self, frames: Any, of_frames: Any, of_pixels: Any) -> Add:
+        """See `gpuio.engine.Engine.adder`. Two reductions of the array module: device memory is read faster than packed bytes arrive."""
+        check_sums(frames.dtype, frames.shape[1], of_frames, of_pixels)
+
+        def add(first: int, count: int, at: int) -> None:
+            check_range(first, count, at, len(frames), len(of_frames))
+            with self._runtime.active():
+                of_frames[at:at + count] += frames[first:first + count].sum(axis=1, dtype=of_frames.dtype)
+                of_pixels[:] += frames[first:first + count].sum(axis=0, dtype=of_pixels.dtype)
+
+        return add
+
+    def frame_adder(self, encoding: Encoding, placements: np.ndarray, frame_pixels: int) -> None:
+        """See `gpuio.engine.Engine.frame_adder`: frames are decoded first."""
 
     def transpose(self, staged: Any, out: Any, piece: Piece, table: TransposeTable) -> None:
         """See `gpuio.engine.Engine.transpose`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.engine import Blocks, Decode, HostOutput, RepairTable, TransposeTable
+from gpuio.engine import Add, Blocks, Decode, HostOutput, RepairTable, TransposeTable
 from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding, Piece
 
 
@@ -89,6 +89,17 @@ class ReferenceEngine:
 
     def decoder(self, encoding, placements, frame_pixels, dtype, *, dark=None, gain=None):
         return _Decoder(encoding, placements, frame_pixels, np.dtype(dtype), dark, gain)
+
+    def adder(self, frames: np.ndarray, of_frames: np.ndarray, of_pixels: np.ndarray) -> Add:
+        def add(first: int, count: int, at: int) -> None:
+            for i, frame in enumerate(frames[first:first + count]):
+                of_frames[at + i] += frame.sum(dtype=of_frames.dtype)
+                of_pixels[:] += frame.astype(of_pixels.dtype)
+
+        return add
+
+    def frame_adder(self, encoding, placements, frame_pixels) -> None:
+        pass
 
     def repair(self, out: np.ndarray, table: RepairTable) -> None:
         before = out.copy()

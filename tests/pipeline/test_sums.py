@@ -1,0 +1,90 @@
+"""`summary`, `sum_sig` and `sum_nav`: one pass, exact, whatever way the frames take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpuio
+from gpuio import synth
+from gpuio.base import BufferedBackend, CorrectionSet, MMapBackend
+from gpuio.prepare import sum_dtype
+from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
+
+BACKENDS = [MMapBackend(), BufferedBackend()]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def plain_files(folder: Path, frames: np.ndarray, rng: np.random.Generator, backend, sync_offset: int = 0):
+    """A data set of 4 x 5 frames in three files."""
+    sizes, counts = {"file_header": 5, "frame_header": 3, "frame_footer": 1}, [7, 4, 9]
+    paths = write_files(folder, frames, counts, rng=rng, **sizes)
+    ds = PlainFiles(paths, counts, frames.dtype.str, frames.shape[1:], (4, 5), sync_offset, io_backend=backend, **sizes)
+    return ds.initialize().to("cpu")
+
+
+def check(ds, frames: np.ndarray, rng: np.random.Generator, **options) -> None:
+    """Whole scan and a region of interest against NumPy; frames: [nav, *sig], whole numbers."""
+    wide = sum_dtype(frames.dtype)
+    nav, sig = tuple(ds.shape.nav), tuple(ds.shape.sig)
+    scan, pattern = ds.summary(**options)
+    assert scan.dtype == pattern.dtype == wide
+    np.testing.assert_array_equal(scan, frames.reshape(len(frames), -1).sum(axis=1, dtype=wide).reshape(nav))
+    np.testing.assert_array_equal(pattern, frames.sum(axis=0, dtype=wide).reshape(sig))
+    roi = rng.random(nav) < 0.6
+    chosen = frames[roi.ravel()]
+    np.testing.assert_array_equal(ds.sum_sig(roi=roi, **options), chosen.reshape(len(chosen), -1).sum(axis=1, dtype=wide))
+    np.testing.assert_array_equal(ds.sum_nav(roi=roi, **options), chosen.sum(axis=0, dtype=wide).reshape(sig))
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: type(backend).__name__)
+@pytest.mark.parametrize("dtype", ["?", "u1", "<u2", ">u2", ">i4", "<f2", "<f4", ">f8", "<c8", ">c16"])
+def test_sums_of_files_with_headers_and_footers(tmp_path: Path, rng: np.random.Generator, dtype: str, backend) -> None:
+    frames = random_frames(rng, 20, (13, 17), np.dtype(dtype))
+    if frames.dtype.kind in "fc":           # whole numbers, so that sums do not depend on the order
+        frames = np.round(frames)
+    check(plain_files(tmp_path, frames, rng, backend), frames.astype(frames.dtype.newbyteorder("=")), rng)
+
+
+@pytest.mark.parametrize("options", [{"kind": "R1"}, {"kind": "R6"}, {"kind": "R12"}, {"kind": "R24"}, {"kind": "U16"},
+                                     {"kind": "R12", "layout": "2x2"}], ids=str)
+def test_sums_of_merlin_files(tmp_path: Path, rng: np.random.Generator, options: dict) -> None:
+    side = 512 if "layout" in options else 256
+    frames = rng.integers(0, 2 if options["kind"] == "R1" else 60, (6, side, side)).astype("u4")
+    paths = synth.write("mib", str(tmp_path / "scan.mib"), [frames], nav_shape=(2, 3), sig_shape=(side, side), **options)
+    ds = gpuio.load("mib", path=next(p for p in paths if p.endswith("mib")), nav_shape=(2, 3), device="cpu")
+    check(ds, frames, rng)
+
+
+def test_shifted_scans_have_zeros_where_no_frame_is(tmp_path: Path, rng: np.random.Generator) -> None:
+    frames = random_frames(rng, 20, (13, 17), np.dtype("u2"))
+    shifted = plain_files(tmp_path, frames, rng, None, sync_offset=3)
+    check(shifted, np.concatenate((frames[3:], np.zeros_like(frames[:3]))), rng)
+
+
+def test_corrections_crop_and_bins_come_before_the_sums(tmp_path: Path, rng: np.random.Generator) -> None:
+    frames = random_frames(rng, 20, (13, 17), np.dtype("u1"))
+    ds = plain_files(tmp_path, frames, rng, None)
+    dark = rng.integers(1, 90, (13, 17)).astype("f4")
+    check(ds, frames.astype("f4") - dark, rng, corrections=CorrectionSet(dark=dark))
+    binned = frames[:, 1:13, 2:14].reshape(20, 4, 3, 4, 3).sum(axis=(2, 4), dtype="u8")
+    check(ds.reduce(crop=(slice(1, 13), slice(2, 14)), bin_sig=3), binned, rng)
+
+
+def test_progress_ends_with_all_frames_and_memory_is_kept_to(tmp_path: Path, rng: np.random.Generator) -> None:
+    for number, backend in enumerate(BACKENDS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        frames = random_frames(rng, 20, (13, 17), np.dtype("u2"))
+        ds = plain_files(folder, frames, rng, backend)
+        seen: list[tuple[int, int]] = []
+        pattern = ds.sum_nav(memory=30_000, progress=lambda done, total, seen=seen: seen.append((done, total)))
+        np.testing.assert_array_equal(pattern, frames.sum(axis=0, dtype="u8"))
+        assert seen[-1] == (20, 20) and [done for done, _ in seen] == sorted({done for done, _ in seen})
+        assert len(seen) > 1
