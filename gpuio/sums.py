@@ -37,7 +37,7 @@ def add_frames(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, fr
 
     Others and errors as `pipeline.tiles`.
     """
-    as_stored = (len(layout.parts) == 1 and layout.strided is None and not corrections.have_corrections() and reduction is None
+    as_stored = (len(layout.parts) == 1 and not corrections.have_corrections() and reduction is None
                  and dtype == layout.encoding.dtype)
     adder = engine.frame_adder(layout.encoding, layout.placements, layout.sig_size) if as_stored else None
     if adder is not None:

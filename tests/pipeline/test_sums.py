@@ -84,7 +84,7 @@ def test_progress_ends_with_all_frames_and_memory_is_kept_to(tmp_path: Path, rng
         frames = random_frames(rng, 20, (13, 17), np.dtype("u2"))
         ds = plain_files(folder, frames, rng, backend)
         seen: list[tuple[int, int]] = []
-        pattern = ds.sum_nav(memory=30_000, progress=lambda done, total, seen=seen: seen.append((done, total)))
+        pattern = ds.sum_nav(memory=8_000, progress=lambda done, total, seen=seen: seen.append((done, total)))
         np.testing.assert_array_equal(pattern, frames.sum(axis=0, dtype="u8"))
         assert seen[-1] == (20, 20) and [done for done, _ in seen] == sorted({done for done, _ in seen})
-        assert len(seen) > 1
+        assert number == 0 or len(seen) > 1           # what is mapped takes no memory
