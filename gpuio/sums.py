@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from gpuio import pipeline
-from gpuio.blocks import BlockReader
 from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, FrameAdder
@@ -60,8 +59,7 @@ def _add_stored(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, f
     runs = tile_edges(nav, max(1, len(frames)))         # neighbours in `of_frames`
     bounds = runs.tolist()
     run = 0
-    with BlockReader(layout, engine, backend, frames, block_edges(runs, sizes.block_frames), rows, slots=sizes.slots,
-                     threads=sizes.read_threads, gap=sizes.gap, piece_bytes=sizes.piece_bytes) as reader:
+    with pipeline.open_blocks(layout, engine, backend, frames, block_edges(runs, sizes.block_frames), rows, sizes) as reader:
         for block in reader:
             block.check()
             add = block.bind(adder, of_frames, of_pixels)
