@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuio.extras import extra
+from gpuio.hostarray import host_array
 from gpuio.integrations._chunks import frame_chunks
 from gpuio.integrations._pixels import Pixels
 
@@ -62,6 +63,49 @@ def to_dask(ds: DataSet, *, chunks: Any = "auto", device: str | None = None, dty
     cut = _chunks(ds, chunks, pixels.dtype)
     name = f"gpuio-{ds.format}-{_token(pixels, cut)}"
     return dask.array.from_array(pixels, cut, name=name, lock=lock or False, asarray=False, meta=pixels[:0])
+
+
+def make_dask_array(dataset: DataSet, dtype: Any = "float32", roi: np.ndarray | None = None) -> tuple[dask.array.Array, dict[Any, Any]]:
+    """A data set as a dask array with a chunk for each of its partitions, as LiberTEM makes it; `to_dask` has more choice.
+
+    Parameters
+    ----------
+    dtype
+        Of the pixels.
+    roi : bool[nav], optional
+        Positions wanted.
+
+    Returns
+    -------
+    dask.array.Array
+        dtype[nav, sig], or dtype[selected, sig] with a roi; zero where positions are blank. Without a roi, chunks that do not
+        hold whole rows of the scan are merged with their neighbours.
+    dict
+        For the delayed macrotile of each partition, the workers that hold its data; None: any.
+
+    Raises
+    ------
+    ShapeError
+        The roi does not fit the nav shape.
+    """
+    from dask import delayed
+
+    sig, chunks, workers = tuple(dataset.shape.sig), [], {}
+    nav = dataset.shape.nav
+    chosen = None if roi is None else np.flatnonzero(host_array(roi, f"roi for the nav shape {tuple(nav)}", nav.size))
+    shared = delayed(roi, traverse=False)
+    for partition in dataset.get_partitions():
+        first, stop = int(partition.slice.origin[0]), int(partition.slice.origin[0] + partition.slice.shape[0])
+        count = stop - first if chosen is None else int(np.diff(np.searchsorted(chosen, (first, stop)))[0])
+        macrotile = delayed(_macrotile, pure=False)(delayed(partition, traverse=False), dtype, shared)
+        workers[macrotile] = partition.get_locations()
+        chunks.append(dask.array.from_delayed(macrotile, (count, *sig), dtype))
+    array = dask.array.concatenate(chunks)
+    return (array.reshape(tuple(dataset.shape)) if roi is None else array), workers
+
+
+def _macrotile(partition: Any, dtype: Any, roi: np.ndarray | None) -> Any:
+    return partition.get_macrotile(dtype, roi=roi).data
 
 
 def _token(pixels: Pixels, chunks: Any) -> str:
