@@ -1,6 +1,6 @@
 """All that a GPU can prove, in one command: ``python -m benchmarks.evidence [--quick]``.
 
-Runs the device tests, compute-sanitizer on small cases where it is installed, and the measurements of `on_device`; writes
+Runs the device tests, those of decoding again under compute-sanitizer where it is installed, and the measurements of `on_device`; writes
 ``benchmarks/results/<gpu>-<date>.json`` and prints it as tables. Exit code 0: all is well; 1: a test or the sanitizer failed
 (what was measured is written all the same, with that in it); 3: there is no GPU here, nothing was measured or written.
 """
@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import gpuio
 from benchmarks import on_device
 from benchmarks.measure import table
 from gpuio.engine import Engine, get_engine, why_no_cuda
+from gpuio.io import gds
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,16 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller files and stacks, fewer rounds")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the result; default: benchmarks/results")
-    parser.add_argument("--small-cases", action="store_true", help="only decode small cases once; what compute-sanitizer watches")
     options = parser.parse_args(arguments)
     reason = why_no_cuda(0)
     if reason is not None:
         print(f"no GPU here: {reason}; nothing was measured")
         return NO_GPU
     engine = get_engine("cuda:0")
-    if options.small_cases:
-        print(f"{small_cases(engine)} small cases decoded")
-        return 0
     result = {**circumstances(options.quick), "tests": device_tests(), "sanitizer": sanitizer(), **measured(engine, options.quick)}
     path = write(result, options.output)
     report(result)
@@ -101,13 +100,26 @@ def _commit() -> str:
         return "unknown"
 
 
-def device_tests() -> dict[str, Any]:
-    """``pytest -m gpu``: how many tests there were, and whether all that ran have passed."""
+def device_tests(*arguments: str, watched: Sequence[str] = ()) -> dict[str, Any]:
+    """``pytest -m gpu``: how many tests there were, and whether all that ran have passed.
+
+    Parameters
+    ----------
+    watched
+        Command that runs it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "tests.xml"
-        subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={record}"],
-                       cwd=ROOT, timeout=PATIENCE, check=False)
-        return counts(record.read_text()) if record.exists() else {"passed": False, "reason": "pytest did not finish"}
+        tests = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={record}", *arguments]
+        try:
+            done = subprocess.run([*watched, *tests], cwd=ROOT, timeout=PATIENCE, check=False, text=True,
+                                  stdout=subprocess.PIPE if watched else None)
+        except subprocess.TimeoutExpired:
+            return {"passed": False, "reason": f"not done after {PATIENCE} seconds"}
+        found = counts(record.read_text()) if record.exists() else {"passed": False, "reason": "pytest did not finish"}
+    if watched and done.returncode:
+        found |= {"passed": False, "exit_code": done.returncode, "said": done.stdout[-2000:]}
+    return found
 
 
 def counts(xml: str) -> dict[str, Any]:
@@ -118,34 +130,16 @@ def counts(xml: str) -> dict[str, Any]:
 
 
 def sanitizer() -> dict[str, Any]:
-    """compute-sanitizer on `small_cases`, in a process of its own; `passed` is None where it is not installed."""
+    """compute-sanitizer on the device tests of decoding, which are small; `passed` is None where it is not installed.
+
+    memcheck looks at every access of every kernel, racecheck at shared memory, which only transposing uses.
+    """
     program = shutil.which("compute-sanitizer")
     if program is None:
         return {"passed": None, "reason": "compute-sanitizer is not installed"}
-    done = subprocess.run([program, "--tool", "memcheck", "--error-exitcode", str(FOUND), sys.executable, "-m", "benchmarks.evidence",
-                           "--small-cases"], cwd=ROOT, timeout=PATIENCE, capture_output=True, text=True, check=False)
-    return {"passed": done.returncode == 0, "tool": "memcheck", "exit_code": done.returncode, "said": (done.stdout + done.stderr)[-2000:]}
-
-
-def small_cases(engine: Engine) -> int:
-    """Decode every encoding in every layout of ``tests/decode/cases.py``, compared exactly; returns how many were decoded.
-
-    Raises
-    ------
-    AssertionError
-        A pixel differs.
-    """
-    from tests.decode.cases import LAYOUTS, ROWS, build
-    from tests.decode.test_gpu import decode
-
-    done = 0
-    for row in ROWS:
-        for layout in LAYOUTS:
-            case = build(row, row.dtypes[0], layout)
-            for dtype, kind in (("native", "none"), ("f4", "both f4")):
-                decode(engine, case, dtype, kind)  # type: ignore[arg-type]
-                done += 1
-    return done
+    found = {tool: device_tests(tests, watched=[program, "--tool", tool, "--error-exitcode", str(FOUND)])
+             for tool, tests in {"memcheck": "tests/decode", "racecheck": "tests/decode/test_transpose.py"}.items()}
+    return {"passed": all(result["passed"] for result in found.values()), **found}
 
 
 def measured(engine: Engine, quick: bool) -> dict[str, Any]:
@@ -153,8 +147,9 @@ def measured(engine: Engine, quick: bool) -> dict[str, Any]:
     rounds = 3 if quick else 7
     copy, kernels = on_device.kernels(engine, (256 if quick else 1024) * MIB, rounds)
     with tempfile.TemporaryDirectory() as folder:
-        streams = list(on_device.streams(engine, engine.name, Path(folder), (256 if quick else 1024) * MIB, rounds))
-    return {"rounds": rounds, "copy_GB_per_s": copy, "kernels": kernels, "streams": streams}
+        rows = list(on_device.streams(engine, engine.name, Path(folder), (256 if quick else 1024) * MIB, rounds))
+    return {"rounds": rounds, "copy_GB_per_s": copy, "kernels": kernels, "streams": [warm for warm, _ in rows],
+            "cold": [cold for _, cold in rows], "gds": asdict(gds.Machine.here())}
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
@@ -176,7 +171,13 @@ def report(result: dict[str, Any]) -> None:
     print(f"\nkernels, bytes in and bytes out; the device copies its memory at {result['copy_GB_per_s']:.0f} GB/s")
     print(table(result["kernels"]))
     print("\npage cache to float32 tiles on the device, GB of packed bytes a second")
-    for row in result["streams"]:
+    _tables(result["streams"])
+    print("storage to float32 tiles on the device, GB of packed bytes a second")
+    _tables(result["cold"])
+
+
+def _tables(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
         print(table([{"": name, "value": value} for name, value in row.items()]) + "\n")
 
 

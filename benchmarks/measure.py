@@ -19,12 +19,14 @@ class Timing:
     spread: float       # (third quartile - first quartile) / median of the wall time
 
 
-def interleaved(candidates: dict[str, Callable[[], object]], rounds: int = 7, warmup: int = 1) -> dict[str, Timing]:
-    """Time each candidate `rounds` times, in turn, after `warmup` uncounted rounds."""
+def interleaved(candidates: dict[str, Callable[[], object]], rounds: int = 7, warmup: int = 1,
+                before: Callable[[], object] = lambda: None) -> dict[str, Timing]:
+    """Time each candidate `rounds` times, in turn, after `warmup` uncounted rounds; `before` each time, which is not timed."""
     walls: dict[str, list[float]] = {name: [] for name in candidates}
     cpus: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warmup + rounds):
         for name, run in candidates.items():
+            before()
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

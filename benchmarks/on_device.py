@@ -1,4 +1,4 @@
-"""What a GPU is measured by: kernels beside the copy bandwidth, the stream beside the wire, and the same work done the peers' way.
+"""What a GPU is measured by: kernels beside the copy bandwidth, streams beside the wire and the drive, the same work the peers' way.
 
 Only the `Engine` protocol is used, so the measuring runs on any engine, and is tested on those of the host. Work on a device
 is queued; a candidate repeats it until it lasts, and waits once at its end, so that launching is not what is timed.
@@ -7,6 +7,7 @@ is queued; a candidate repeats it until it lasts, and waits once at its end, so 
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import os
 import time
 from collections import deque
@@ -24,6 +25,8 @@ from benchmarks.measure import Timing, interleaved
 from gpuio import synth
 from gpuio.engine import Engine
 from gpuio.formats import FORMATS
+from gpuio.io import gds, resident_fraction
+from gpuio.io.backends import BufferedBackend, DirectBackend, GDSBackend
 from gpuio.layout import placement_table
 
 #: A candidate repeats its work until it lasts so long.
@@ -32,6 +35,8 @@ LEAST_SECONDS = 20e-3
 COPY_BYTES = 64 << 20
 #: Threads that read from the page cache, as the stream has.
 READ_THREADS = 3
+#: Threads that read from a drive, unbuffered: enough for its full rate.
+DRIVE_THREADS = 8
 READ_BYTES = 4 << 20
 #: Pixels that are drawn at random; recordings repeat them.
 RANDOM_PIXELS = 16 << 20
@@ -162,8 +167,8 @@ def write(folder: Path, case: Case, n_bytes: int) -> list[str]:
 
 
 def streams(engine: Engine, device: str, folder: Path, n_bytes: int, rounds: int,
-            cases: tuple[Case, ...] = CASES) -> Iterator[dict[str, object]]:
-    """Page cache to float32 tiles on the device, a row a recording.
+            cases: tuple[Case, ...] = CASES) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
+    """Page cache to float32 tiles on the device, and storage to the same; two rows a recording.
 
     Parameters
     ----------
@@ -174,7 +179,7 @@ def streams(engine: Engine, device: str, folder: Path, n_bytes: int, rounds: int
     """
     for case in cases:
         paths = write(folder, case, n_bytes)
-        yield stream(engine, device, case, paths[0], rounds)
+        yield stream(engine, device, case, paths[0], rounds), cold(engine, device, case, paths[0], rounds)
         for path in paths:
             os.unlink(path)
 
@@ -209,6 +214,44 @@ def stream(engine: Engine, device: str, case: Case, path: str, rounds: int) -> d
     return {**row, "spread": times["gpuio"].spread}
 
 
+def cold(engine: Engine, device: str, case: Case, path: str, rounds: int) -> dict[str, object]:
+    """One recording that is taken out of the page cache each time, straight into device memory and by way of the host. Rates are
+    GB of packed bytes a second; ``of storage`` is the share of unbuffered reading of the whole files into memory of the host.
+    """
+    row: dict[str, object] = {"file": case.name}
+    paths = gpuio.open(path, device=device).files
+    backends = {"gds": GDSBackend(), "through the host": BufferedBackend()}
+    drop(paths)
+    if (resident_fraction(paths[-1]) or 0) > 0.1:
+        return {**row, "not measured": f"file system {gds.place(path)[0]} keeps its pages in memory"}
+    if (reason := backends["gds"].unavailable(path)) is not None:
+        row["no gds"] = reason
+        del backends["gds"]
+    with ThreadPoolExecutor(DRIVE_THREADS) as pool:
+        flags = 0 if DirectBackend().unavailable(path) else os.O_DIRECT
+        works: dict[str, Callable[[], object]] = {"storage": lambda: _read(paths, pool, DRIVE_THREADS, flags)}
+        for name, backend in backends.items():
+            ds = gpuio.open(path, device=device, io_backend=backend)
+            works[name] = lambda ds=ds: _exhaust(engine, (tile.data for tile in ds.tiles(dtype="float32")))  # type: ignore[misc]
+        times = interleaved(works, rounds, before=lambda: drop(paths))
+    n_bytes = ds.explain(dtype="float32").needed_bytes
+    storage = sum(map(os.path.getsize, paths)) / times["storage"].wall / 1e9
+    row |= {"storage GB/s": storage, "spread of storage": times["storage"].spread}
+    for name in backends:
+        rate = n_bytes / times[name].wall / 1e9
+        row |= {f"{name} GB/s": rate, f"of storage, {name}": rate / storage, f"spread, {name}": times[name].spread}
+    return row
+
+
+def drop(paths: Sequence[str]) -> None:
+    """Take files out of the page cache, as far as their file system allows it."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)            # pages that wait to be written stay
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
 def _pushes(engine: Engine, n_bytes: int, count: int) -> Work:
     """`count` copies of `n_bytes` from page-locked memory, one after the other."""
     staging = engine.staging(n_bytes)
@@ -231,19 +274,20 @@ def _exhaust(engine: Engine, tiles: Iterator[Any]) -> None:
         engine.download(last[-1:, -1:, -1:].copy())
 
 
-def _read(paths: Sequence[str], pool: ThreadPoolExecutor) -> None:
-    """Whole files from the page cache, each thread a part of each, into memory that is used again."""
+def _read(paths: Sequence[str], pool: ThreadPoolExecutor, threads: int = READ_THREADS, flags: int = 0) -> None:
+    """Whole files, each thread a part of each, into memory that is used again; `flags` as of ``open(2)``."""
     def run(number: int) -> None:
-        buffer = memoryview(bytearray(READ_BYTES))
+        buffer = mmap.mmap(-1, READ_BYTES)          # in whole pages, as unbuffered reads want it
         for path in paths:
             size = os.path.getsize(path)
-            at, stop = (size * k // READ_THREADS for k in (number, number + 1))
-            with open(path, "rb", buffering=0) as file:
-                file.seek(at)
-                while at < stop and (n := file.readinto(buffer[:stop - at])):
-                    at += n
+            at, stop = (size * k // threads // READ_BYTES * READ_BYTES for k in (number, number + 1))
+            stop = size if number + 1 == threads else stop
+            descriptor = os.open(path, os.O_RDONLY | flags)
+            while at < stop and (n := os.preadv(descriptor, (memoryview(buffer)[:min(READ_BYTES, -(-(stop - at) // 4096) * 4096)],), at)):
+                at += n
+            os.close(descriptor)
 
-    list(pool.map(run, range(READ_THREADS)))
+    list(pool.map(run, range(threads)))
 
 
 def _peers_ways(engine: Engine, case: Case, path: str) -> Iterator[tuple[str, Callable[[], None]]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from benchmarks.bench_decode import SCENES, single
 from benchmarks.measure import Timing
 from benchmarks.on_device import CASES, Case, Work
 from gpuio.engine import get_engine
-from tests.decode import cases
+from gpuio.io.backends import BufferedBackend
 from tests.kernels.cuda_on_host import HostRuntime, host_engine, why_no_compiler
 
 MIB = 1 << 20
@@ -29,8 +30,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Every candidate runs once and is said to take so many seconds; those not named take one. Filled with what ran."""
     seconds: dict[str, float] = {}
 
-    def interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    def interleaved(candidates: dict[str, Callable[[], object]], rounds: int,
+                    before: Callable[[], object] = lambda: None) -> dict[str, Timing]:
         for run in candidates.values():
+            before()
             run()
         return {name: Timing(seconds.get(name, 1.0), 0.0, 0.25) for name in candidates}
 
@@ -171,45 +174,77 @@ def test_the_peers_ways_upload_every_pixel_as_float32(case: Case, tmp_path: Path
 def test_recordings_are_gone_when_they_have_been_measured(timed: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_device, "COPY_BYTES", MIB)
     rows = list(on_device.streams(get_engine("cpu"), "cpu", tmp_path, MIB, 1, SMALL[1:]))
-    assert [row["file"] for row in rows] == ["NPY <u2"]
+    assert [(warm["file"], cold["file"]) for warm, cold in rows] == [("NPY <u2", "NPY <u2")]
     assert not any(path.is_file() for path in tmp_path.iterdir())
 
 
-def test_reading_takes_every_byte(tmp_path: Path) -> None:
-    taken = []
+@pytest.mark.parametrize("n_bytes", [0, 1, 4097, 3 * 8192, 100_003])
+def test_reading_takes_every_byte_once(n_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, int]] = []
+    real = os.preadv
 
     class Pool:
         def map(self, run: Callable[[int], None], numbers: range) -> list[None]:
             return [run(number) for number in numbers]
 
+    def preadv(descriptor: int, buffers: Any, at: int) -> int:
+        assert at % 4096 == 0 and len(buffers[0]) % 4096 == 0 and np.frombuffer(buffers[0], "u1").ctypes.data % 4096 == 0
+        got = real(descriptor, (buffers[0][:4096],), at)
+        taken.append((at, got))
+        return got
+
     path = tmp_path / "bytes"
-    path.write_bytes(bytes(10_007))
-    opened = open
+    path.write_bytes(bytes(n_bytes))
+    monkeypatch.setattr(on_device, "READ_BYTES", 8192)
+    monkeypatch.setattr(on_device.os, "preadv", preadv)
+    on_device._read([str(path)], Pool(), 5)  # type: ignore[arg-type]
+    assert sorted(byte for at, got in taken for byte in range(at, at + got)) == list(range(n_bytes))
 
-    def counting(name: str, *args: Any, **kwargs: Any) -> Any:
-        file = opened(name, *args, **kwargs)
 
-        class Proxy:
-            def __enter__(self) -> Any:
-                return self
+class Direct(BufferedBackend):
+    """A transport that takes the place of GPUDirect Storage; the ways by which files are opened are kept."""
 
-            def __exit__(self, *exc: object) -> None:
-                file.close()
+    used: ClassVar[list[str]] = []
 
-            def seek(self, at: int) -> None:
-                file.seek(at)
+    def open(self, paths: Any, sizes: Any) -> Any:
+        self.used.append(type(self).__name__)
+        return super().open(paths, sizes)
 
-            def readinto(self, buffer: memoryview) -> int:
-                taken.append((file.tell(), len(buffer)))
-                return int(file.readinto(buffer[:1000]))
 
-        return Proxy()
+class Through(Direct):
+    pass
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.open", counting)
-        on_device._read([str(path)], Pool())  # type: ignore[arg-type]
-    bytes_read = sorted(byte for at, wanted in taken for byte in range(at, at + min(1000, wanted)))
-    assert bytes_read == list(range(10_007))
+
+def test_cold_recordings_are_streamed_both_ways_each_time_from_storage(
+        timed: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed |= {"storage": 0.5, "gds": 0.8, "through the host": 2.0}
+    paths, dropped = on_device.write(tmp_path, SMALL[1], 2 * MIB), []
+    monkeypatch.setattr(on_device, "drop", lambda paths: dropped.append(list(paths)))
+    monkeypatch.setattr(on_device, "resident_fraction", lambda path: 0.0)
+    monkeypatch.setattr(on_device, "GDSBackend", Direct)
+    monkeypatch.setattr(on_device, "BufferedBackend", Through)
+    Direct.used.clear()
+    row = on_device.cold(get_engine("cpu"), "cpu", SMALL[1], paths[0], 1)
+    needed, whole = gpuio.open(paths[0], device="cpu").explain().needed_bytes / 1e9, Path(paths[0]).stat().st_size / 1e9
+    assert row == {
+        "file": "NPY <u2", "storage GB/s": whole / 0.5, "spread of storage": 0.25,
+        "gds GB/s": pytest.approx(needed / 0.8), "of storage, gds": pytest.approx(needed / 0.8 / (whole / 0.5)), "spread, gds": 0.25,
+        "through the host GB/s": pytest.approx(needed / 2), "of storage, through the host": pytest.approx(needed / 2 / (whole / 0.5)),
+        "spread, through the host": 0.25}
+    assert Direct.used == ["Direct", "Through"]
+    assert dropped == [[paths[0]]] * 4, "once to see whether it can be done, and before each candidate"
+
+
+def test_what_cannot_be_measured_cold_says_why(timed: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = on_device.write(tmp_path, SMALL[1], MIB)
+    monkeypatch.setattr(on_device, "resident_fraction", lambda path: 0.0)
+    monkeypatch.setattr(on_device.GDSBackend, "unavailable", lambda self, path: "no such luck")
+    row = on_device.cold(get_engine("cpu"), "cpu", SMALL[1], paths[0], 1)
+    assert row["no gds"] == "no such luck" and "gds GB/s" not in row and row["through the host GB/s"]
+    monkeypatch.setattr(on_device, "resident_fraction", lambda path: 1.0)
+    monkeypatch.setattr(on_device.gds, "place", lambda path: ("tmpfs", None))
+    row = on_device.cold(get_engine("cpu"), "cpu", SMALL[1], paths[0], 1)
+    assert row == {"file": "NPY <u2", "not measured": "file system tmpfs keeps its pages in memory"}
 
 
 def test_every_kind_of_the_issue_is_streamed() -> None:
@@ -230,7 +265,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     def measured(engine: Any, quick: bool) -> dict[str, Any]:
         state.quick = quick
         return {"rounds": 3, "copy_GB_per_s": 2000.0, "kernels": [{"kernel": "R12", "float32 GB/s": 1900.0}],
-                "streams": [{"file": "MIB R12 quad", "gpuio GB/s": 20.0}]}
+                "streams": [{"file": "MIB R12 quad", "gpuio GB/s": 20.0}],
+                "cold": [{"file": "K2IS", "gds GB/s": 6.5}], "gds": {"mode": "auto"}}
 
     monkeypatch.setattr(evidence, "why_no_cuda", lambda number: None)
     monkeypatch.setattr(evidence, "get_engine", lambda device: get_engine("cpu"))
@@ -259,7 +295,7 @@ def test_with_a_gpu_the_result_is_written_and_shown(machine: Any, tmp_path: Path
     assert (result["copy_GB_per_s"], result["gpu"], result["gpuio"]) == (2000.0, GPU, gpuio.__version__)
     assert result["machine"]["cores"] > 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("1900.00", "MIB R12 quad", "not installed", str(path)))
+    assert all(word in shown for word in ("1900.00", "MIB R12 quad", "not installed", "K2IS", "6.50", str(path)))
 
 
 @pytest.mark.parametrize("broken", [{"tests": {"passed": False, "tests": 7}}, {"sanitizer": {"passed": False}}])
@@ -297,30 +333,37 @@ def test_device_tests_leave_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert evidence.device_tests()["passed"] is False
 
 
-@pytest.mark.parametrize(("code", "passed"), [(0, True), (86, False), (1, False)])
-def test_the_sanitizer_watches_the_small_cases(code: int, passed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("code", "failures", "passed"), [(0, 0, True), (86, 0, False), (1, 1, False)])
+def test_the_sanitizer_watches_the_device_tests_of_decoding(
+        code: int, failures: int, passed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "compute-sanitizer"
-    program.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    program.write_text(f"""#!/bin/sh
+for word in "$@"; do case $word in --junitxml=*) echo '<testsuite tests="9" failures="{failures}"/>' >"${{word#*=}}";; esac; done
+echo "$@"
+exit {code}
+""")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     found = evidence.sanitizer()
-    assert (found["passed"], found["exit_code"]) == (passed, code)
-    assert found["said"].split()[-3:] == ["-m", "benchmarks.evidence", "--small-cases"]
+    assert (found["passed"], found["memcheck"]["passed"], found["memcheck"]["tests"]) == (passed, passed, 9)
+    if code:
+        assert found["memcheck"]["exit_code"] == code
+        said = {tool: found[tool]["said"].split() for tool in ("memcheck", "racecheck")}
+        assert said["memcheck"][:4] == ["--tool", "memcheck", "--error-exitcode", "86"] and said["memcheck"][-1] == "tests/decode"
+        assert said["racecheck"][1] == "racecheck" and said["racecheck"][-1] == "tests/decode/test_transpose.py"
+
+
+def test_tests_that_take_too_long_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **options: Any) -> None:
+        raise evidence.subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(evidence.subprocess, "run", run)
+    assert evidence.device_tests() == {"passed": False, "reason": "not done after 3600 seconds"}
 
 
 def test_a_missing_sanitizer_is_neither_passed_nor_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert evidence.sanitizer() == {"passed": None, "reason": "compute-sanitizer is not installed"}
-
-
-def test_small_cases_are_decoded_and_compared(machine: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert evidence.main(["--small-cases"]) == 0
-    number = int(capsys.readouterr().out.split()[0])
-    assert number == 2 * len(cases.ROWS) * len(cases.LAYOUTS)
-    engine = get_engine("cpu")
-    monkeypatch.setattr(engine, "download", lambda array: np.asarray(array) + np.uint8(1))
-    with pytest.raises(AssertionError, match="differ"):
-        evidence.small_cases(engine)
 
 
 def test_the_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
