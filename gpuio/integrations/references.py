@@ -38,7 +38,8 @@ def references(ds: DataSet) -> dict[str, Any]:
     """
     reason = _why_not(ds)
     if reason is not None:
-        raise UnsupportedFeature(f"{next(iter(ds.files), ds.format)}: cannot be read in place by Zarr: {reason}; ds.to_dask() can")
+        raise UnsupportedFeature(f"{next(iter(ds.files), ds.format)}: cannot be read in place by Zarr: {reason}; ds.to_dask() reads it, "
+                                 "and gpuio convert writes a copy as Zarr")
     named = axes(ds)
     refs: dict[str, Any] = {".zgroup": _json({"zarr_format": 2}), ".zattrs": _json(attributes({"file_format": ds.format, **ds.metadata}))}
     for axis in named:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import gpuio
-from gpuio.errors import DataSetException
+from gpuio.errors import GpuioError
 from gpuio.extras import extra
 from gpuio.integrations._attributes import attributes
 from gpuio.integrations._axes import axes
@@ -43,7 +43,7 @@ class GpuioBackendEntrypoint(BackendEntrypoint):
             return False
         try:
             found = gpuio.detect(filename_or_obj)
-        except (OSError, DataSetException):
+        except (OSError, GpuioError):
             return False
         return found is not None and found["format"] not in LEFT_TO_OTHERS
 
