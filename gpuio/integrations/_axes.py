@@ -31,6 +31,8 @@ SCAN_STEPS = {"scan_step_{}_nm": "nm", "specimen_pixel_size_{}_nm": "nm"}
 #: The cell of a scan's MRC file says nothing about diffraction.
 PIXEL_STEPS = {"pixel_size_cm": "cm"}
 IMAGE_STEPS = {"pixel_size_{}_A": "Å"}
+#: Units as files spell them, and as others read them.
+SPELLINGS = {"meters": "m"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ def _group(prefix: str, shape: Sequence[int], is_nav: bool, stated: Sequence[Map
         if len(stated) == len(shape):
             entry = stated[number]
             if entry["size"] == size and (step := _step(entry.get("delta"))) is not None:
-                axis = Axis(name, size, is_nav, step, float(entry["first"]), str(entry.get("unit", "")))
+                unit = str(entry.get("unit", ""))
+                axis = Axis(name, size, is_nav, step, float(entry["first"]), SPELLINGS.get(unit.lower(), unit))
         elif letter in "xy":
             for key, unit in steps.items():
                 if (step := _step(metadata.get(key.format(letter)))) is not None:

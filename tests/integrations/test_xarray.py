@@ -112,8 +112,11 @@ def test_single_numbers_calibrate_the_axes_that_they_are_of(tmp_path):
         assert opened[dim].attrs["units"] == unit
 
     synth.write("ser", tmp_path / "scan.ser", [frames.astype("u2")], nav_shape=(2, 3), sig_shape=(9, 9))
-    det_y = xr.open_dataset(tmp_path / "scan.ser", engine="gpuio").det_y
-    assert (np.diff(det_y) < 0).all()                           # the bottom row is the lowest
+    opened = xr.open_dataset(tmp_path / "scan.ser", engine="gpuio")
+    assert (np.diff(opened.det_y) < 0).all()                    # the bottom row is the lowest
+    np.testing.assert_array_equal(opened.data.values, frames.reshape(2, 3, 9, 9))
+    assert opened.scan_x.attrs == {"units": "m"}                # the file says "meters"
+    np.testing.assert_allclose(np.diff(opened.scan_x), 1e-9, rtol=1e-12)
 
 
 def test_coordinates_of_a_reduced_detector_are_those_of_its_blocks(tmp_path):
