@@ -222,7 +222,7 @@ def _cut(rows: np.ndarray, first: int, stop: int, most: int, tiles: np.ndarray |
     held: set[int] = set()
     for low, high in zip([first, *changes.tolist()], [*changes.tolist(), stop], strict=True):
         more = set(rows[low:high].tolist() if tiles is not None else (int(rows[low]),))
-        if held and len(held | more) > most:
+        if held and len(held | more) > max(most, len(held)):
             found.append(low)
             held = set()
         held |= more
