@@ -36,10 +36,9 @@ DEVICE_TILE_BYTES = 128 << 20
 DEFAULT_MEMORY = 256 << 20
 #: The same at most where chunks span many frames, and no budget is given: with less, every chunk would be unpacked again and again.
 CHUNKS_MEMORY = 2 << 30
-#: Unpacked bytes of a block of chunks: enough for several threads, and from storage for long reads.
-CHUNK_BLOCK_BYTES, COLD_CHUNK_BLOCK_BYTES = 8 << 20, 64 << 20
-#: Unpacked bytes that a thread makes at a time.
-CHUNK_JOB_BYTES, COLD_CHUNK_JOB_BYTES = 1 << 20, 32 << 20
+#: Unpacked bytes that a thread makes at a time (measured: with 1 MiB, handing jobs over costs a tenth more), and from storage, where reads
+#: should be long. A block is a job for each thread.
+CHUNK_JOB_BYTES, COLD_CHUNK_JOB_BYTES = 2 << 20, 16 << 20
 MAX_UNPACK_THREADS = 16
 
 
@@ -125,7 +124,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     slots, read_threads = (3, backend.read_threads) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
     outputs = 2 if on_device else threads + 1 if threads else 1
     if layout.chunks is not None:
-        return _chunk_sizes(layout, layout.chunks, backend, frames, len(boxes) > 1, frame_out, depth, memory, outputs, on_device, cold)
+        return _chunk_sizes(layout, layout.chunks, backend, frames, frame_out, depth, memory, outputs, on_device, cold)
     if not read_threads:        # each decoding thread reads its own block, or all share a window of the file and the next one
         slots = min(outputs, 2) if mapped else outputs
     piece_bytes = 0
@@ -165,7 +164,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     return Sizes(depth, int(block_frames), slots, outputs, read_threads, gap, host_bytes, total if on_device else 0, least, piece_bytes)
 
 
-def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarray, whole_tiles: bool, frame_out: int, depth: int | None,
+def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarray, frame_out: int, depth: int | None,
                  memory: int | str | None, outputs: int, on_device: bool, cold: bool) -> Sizes:
     """The same where frames lie in chunks: rows of chunks are what blocks consist of."""
     room = room_of_row(chunks)
@@ -184,19 +183,24 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
     if depth is None:
         wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if outputs > 1 else CPU_TILE_BYTES
         depth = min(wished, budget // (4 * outputs)) // frame_out
+        depth -= depth % chunks.frames_per_row if depth > chunks.frames_per_row else 0      # tiles that end where rows do
     depth = max(1, min(depth, len(frames) or 1, (budget - cost) // (frame_out * outputs)))
     left = min(budget - depth * frame_out * outputs, max(_half_of_memory(), cost))
-    target = max(COLD_CHUNK_BLOCK_BYTES if cold else CHUNK_BLOCK_BYTES, room * depth // chunks.frames_per_row if on_device else 0)
+    threads = min(MAX_UNPACK_THREADS, len(os.sched_getaffinity(0))) if chunks.is_packed else 3 if cold or on_device else 0
+    job_bytes = COLD_CHUNK_JOB_BYTES if cold else CHUNK_JOB_BYTES
+    target = max(threads * max(job_bytes, chunks.chunk_bytes if chunks.is_packed else 0), WARM_BLOCK_BYTES,
+                 room * depth // chunks.frames_per_row if on_device else 0)
     block_rows = max(together, target // room)
     slots = next((n for n in (3, 2) if n * cost * block_rows <= left), 2 if together == 1 and left >= 2 * cost else 1)
     block_rows = min(block_rows, left // (slots * cost))
-    threads = min(MAX_UNPACK_THREADS, len(os.sched_getaffinity(0))) if chunks.is_packed else 3 if cold or on_device else 0
+    if block_rows > depth and chunks.frames_per_row == 1:
+        block_rows -= block_rows % depth
     slots = slots if threads else 1
     block_frames = min(block_rows * (1 if chunks.by_frame else chunks.frames_per_row), len(frames) or 1)
     staging = slots * block_rows * cost
     total = depth * frame_out * outputs + staging
     return Sizes(depth, block_frames, slots, outputs, threads, 0, staging if on_device else total, total if on_device else 0, least,
-                 COLD_CHUNK_JOB_BYTES if cold else CHUNK_JOB_BYTES, block_rows)
+                 job_bytes, block_rows)
 
 
 def _half_of_memory() -> int:

@@ -97,8 +97,15 @@ def parse(path: str, names: list[str], folder: str, allow_outside: bool) -> Layo
              "nav_axes": [{"size": n} for n in nav or (count,)], "sig_axes": [{"size": n} for n in sig]}
     return Layout(
         format="hdf5", parts=whole.parts, encoding=Encoding.of(dtype), pieces=whole.pieces, sig_shape=sig, nav_shape=nav, image_count=count,
-        chunks=whole.chunks, gain=gain, excluded=excluded, metadata={**about, **metadata, **first.metadata}, notes=(*notes, *whole.notes),
+        chunks=whole.chunks, gain=gain, excluded=excluded, metadata={**about, **metadata, **first.metadata, **_stored_bytes(stored)},
+        notes=(*notes, *whole.notes),
     )
+
+
+def _stored_bytes(stored: list[tuple[Place, Stored, tuple[int, ...], np.dtype, int]]) -> dict[str, int]:
+    """Of all parts, where all tell."""
+    known = [each.metadata["stored_bytes"] for _, each, *_ in stored if "stored_bytes" in each.metadata]
+    return {"stored_bytes": sum(known)} if len(known) == len(stored) else {}
 
 
 def _check_numbers(found: Any, place: Place, before: int, count: int) -> None:

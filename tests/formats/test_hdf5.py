@@ -49,8 +49,7 @@ def test_every_layout_gives_the_array(tmp_path, chunks, userblock):
     np.testing.assert_array_equal(ds[3, ::2, 3:9, 4:], values[3, ::2, 3:9, 4:])
 
 
-@pytest.mark.parametrize("backend", ["mmap", "buffered", "direct"])
-@pytest.mark.parametrize("sync_offset", [0, 3, -4])
+@pytest.mark.parametrize(("backend", "sync_offset"), [("mmap", 3), ("buffered", 0), ("direct", -4)])
 @pytest.mark.parametrize("storage", [
     {}, {"chunks": (1, 3, *SIG)}, {"chunks": (2, 3, 4, 5)}, {"chunks": (2, 3, 4, 5), **PACKED["gzip shuffle"]},
     {"chunks": (1, 1, *SIG), **PACKED["bitshuffle lz4"]}], ids=["contiguous", "frames", "boxes", "gzip", "bitshuffle"])
@@ -72,9 +71,9 @@ def test_every_dtype_in_either_byte_order(tmp_path, storage, dtype):
 
 
 @pytest.mark.parametrize("filters", [*PACKED, *BY_LIBRARY])
-@pytest.mark.parametrize("dtype", ["u1", "<u2", ">i4", "<f8"])
+@pytest.mark.parametrize("dtype", ["u1", ">i4"])
 def test_every_filter(tmp_path, filters, dtype):
-    if filters == "scale-offset" and dtype in ("<f8", ">i4"):
+    if filters == "scale-offset":
         dtype = "i4"
     values = counts(4, NAV + SIG, dtype)
     path = write(tmp_path / "scan.h5", values, chunks=(2, 3, 13, 7), **(PACKED | BY_LIBRARY)[filters])
@@ -98,7 +97,7 @@ def test_filters_left_out_of_single_chunks(tmp_path):
     np.testing.assert_array_equal(load(path)[...], values)
 
 
-@pytest.mark.parametrize("memory", [12_000, 40_000, 300_000, None])
+@pytest.mark.parametrize("memory", [12_000, 40_000, None])
 @pytest.mark.parametrize("chunks", [(1, 1, *SIG), (1, 3, 4, 5), (2, 3, 13, 11), (5, 2, 13, 7), (5, 7, 13, 11)], ids=str)
 @pytest.mark.parametrize("filters", ["none", "gzip shuffle", "zstd"])
 def test_streams_keep_to_their_budget_whatever_is_selected(tmp_path, filters, chunks, memory):
@@ -154,8 +153,7 @@ def test_two_axes_are_one_frame(tmp_path, storage):
 
 @pytest.mark.parametrize("fillvalue", [None, 0, 4711])
 @pytest.mark.parametrize("filters", ["none", "gzip shuffle", "zstd"])
-@pytest.mark.parametrize("chunks", [(1, 1, *SIG), (2, 3, 4, 5)], ids=str)
-@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+@pytest.mark.parametrize(("chunks", "dtype"), [((1, 1, *SIG), "<u2"), ((2, 3, 4, 5), ">u2")], ids=str)
 def test_chunks_that_were_never_written_have_the_fill_value(tmp_path, chunks, filters, fillvalue, dtype):
     values = counts(10, NAV + SIG, dtype)
     path = str(tmp_path / "scan.h5")

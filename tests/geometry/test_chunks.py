@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -102,10 +103,10 @@ def test_blocks_hold_few_rows_and_cut_none_where_they_need_not(rows, most):
     groups = group_edges(rows)
     n = len(rows)
     assert groups.tolist() == [0] + [i for i in range(1, n + 1) if not set(rows[:i].tolist()) & set(rows[i:].tolist())]
-    assert rows_between(rows, groups).tolist() == [len(set(rows[a:b].tolist())) for a, b in zip(groups[:-1], groups[1:], strict=True)]
+    assert rows_between(rows, groups).tolist() == [len(set(rows[a:b].tolist())) for a, b in pairwise(groups.tolist())]
     edges = block_edges(rows, most).tolist()
     assert edges[0] == 0 and edges[-1] == n and edges == sorted(set(edges))
-    held = [set(rows[a:b].tolist()) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    held = [set(rows[a:b].tolist()) for a, b in pairwise(edges)]
     assert max(map(len, held)) <= most
     if max(rows_between(rows, groups)) <= most:
         assert sum(map(len, held)) == len(set(rows.tolist()))           # each row once
