@@ -184,7 +184,8 @@ class BlockReader(Ring):
         super().__init__()
         self._layout, self._engine, self._frames, self._edges = layout, engine, frames, edges
         self._placements, self._gap = placements, gap
-        self._on_device = False                 # whether the transport ends in the engine's memory
+        self._on_device = False                 # whether the transport ends in the engine's memory,
+        self._by_stream = False                 # and copies to it in the order of a stream
         if layout.strided is not None:
             from gpuio.io.gather import GatherReader
 
@@ -200,6 +201,7 @@ class BlockReader(Ring):
             self._reader = backend.open([f.path for f in files], [f.size for f in files])
             self._alignment, self._mapped = backend.alignment, engine.name == "cpu" and hasattr(self._reader, "map")
             self._on_device = backend.memory == "device"
+            self._by_stream = self._on_device and not backend.read_threads
         self._closers.append(self._reader.close)
         self._ahead: Any = None
         if threads and not self._mapped:
@@ -270,8 +272,10 @@ class BlockReader(Ring):
             block.slot.staging.push(block.used_bytes)
 
     def _target(self, slot: Slot) -> Any:
-        """Where the transport puts bytes; waits until what was there before has been read."""
-        return slot.staging.landing if self._on_device else slot.staging.host
+        """Where the transport puts bytes; waits until what was there before has been read, unless a stream sees to that."""
+        if not self._on_device:
+            return slot.staging.host
+        return slot.staging.device if self._by_stream else slot.staging.landing
 
     def _staging(self, n_bytes: int) -> Any:
         if not self._layout.is_gathered:
@@ -288,7 +292,7 @@ class BlockReader(Ring):
             with self._engine.computing():
                 self._reader.gather(self._frames[block.first:block.stop], slot.staging.device)
         elif not self._mapped:
-            with self._engine.computing(joined=True) if self._on_device else nullcontext():     # arrays on a device are copied by it
+            with self._engine.computing(joined=True) if self._by_stream else nullcontext():
                 self._reader.read(extents, self._target(slot))
         else:
             _release_map(slot)

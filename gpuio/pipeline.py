@@ -97,9 +97,8 @@ def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frame
             reduction: Reduction | None, sizes: Sizes, threads: int, views: bool) -> Generator[DataTile]:
     """`tiles` with the sizes chosen."""
     edges = tile_edges(nav, sizes.depth)
-    with engine.computing():
-        decoders = [BoxDecoder(layout, engine, box, rows, dtype, corrections, repair_whole, reduction)
-                    for box, rows in zip(boxes, placements, strict=True)]
+    decoders = [BoxDecoder(layout, engine, box, rows, dtype, corrections, repair_whole, reduction)
+                for box, rows in zip(boxes, placements, strict=True)]
     views = views and len(boxes) == 1 and decoders[0].is_view(dtype)
     threads = 0 if views or engine.name != "cpu" else threads       # a device decodes in the background by itself
     workers = Workers(threads) if threads else None

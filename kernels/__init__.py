@@ -133,7 +133,7 @@ class CudaEngine:
         planes = check_bin(frames, out, blocks)
         if not planes:
             return
-        with self.computing(joined=True):
+        with self._runtime.active():         # has no memory of its own, so any stream will do
             if any(a.dtype not in _launch.C_TYPES for a in (frames, out)):
                 bin_generally(frames, out, blocks)
                 return
