@@ -15,7 +15,7 @@ import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
 from gpuio.cpu_fallback._table import plan_walk
-from gpuio.engine import Add, Blocks, Decode, Entries, FrameAdder, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
+from gpuio.engine import PAGE, Add, Blocks, Decode, Entries, FrameAdder, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
 from gpuio.extras import extra
 from gpuio.inflation import Kind, why_not
@@ -34,7 +34,6 @@ ENCODINGS = {
     "uint4_le": ("uint4_le", "UInt4LE"),
 }
 
-PAGE = 4096
 CACHE_LINE = 64
 
 

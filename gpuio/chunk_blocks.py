@@ -199,11 +199,12 @@ class ChunkBlockReader(Ring):
         low, high = plan.chunk_starts[plan.extent_starts[index:index + 2]].tolist()
         if not self._lands:
             slot.packed.push(block.used_bytes)
-        with self._engine.computing(joined=True), slot.packed.reading():
-            self._fill(plan, index, slot.staging.device)
-            status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high]) if low < high else None
-        if status is not None:
-            self._check(plan, low, self._engine.download(status))
+        with self._engine.computing():
+            with slot.packed.reading():
+                self._fill(plan, index, slot.staging.device)
+                status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high]) if low < high else None
+            if status is not None:
+                self._check(plan, low, self._engine.download(status))
 
     def _check(self, plan: ChunkPlan, first: int, status: np.ndarray) -> None:
         """Raise FormatError for the first of some chunks that could not be unpacked."""

@@ -32,6 +32,8 @@ from gpuio.layout import Encoding, Filter, Piece
 #: Device to use where none is named: "auto", "cpu", "cuda", "cuda:1".
 DEVICE_VARIABLE = "GPUIO_DEVICE"
 
+#: Staging begins at multiples of this, in host and in device memory: direct transfers from a drive do.
+PAGE = 4096
 #: Streams that DLPack has numbers for: the one that others are understood to use, and none, for those who see to it themselves.
 DLPACK_DEFAULT, DLPACK_NO_WAIT = 1, -1
 
@@ -146,7 +148,7 @@ class Staging(Protocol):
 
     @property
     def host(self) -> np.ndarray:
-        """uint8[n], aligned to 4096. May wait until the last `push` has left it: ask for it each time before filling it."""
+        """uint8[n], from the start of a page. May wait until the last `push` has left it: ask for it each time before filling it."""
 
     @property
     def landing(self) -> Any:

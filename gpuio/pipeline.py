@@ -177,10 +177,10 @@ def _within_memory(layout: Layout, engine: Engine, memory: int | str | None, div
     try:
         return run(fewer)
     except MemoryError as error:
-        raise MemoryBudgetError(
-            f"{name_of(layout)}: {engine.name} has {free} bytes left, too few for a stream of {fewer.device_bytes} bytes and for "
-            f"what it needs besides; expected memory={max(free // 2, sizes.least_bytes)} or less to fit; "
-            f"one frame needs {sizes.least_bytes}") from error
+        least = sizes.least_bytes
+        fits = f"memory={max(least, fewer.device_bytes // 2)} may fit; " if free > least else ""
+        raise MemoryBudgetError(f"{name_of(layout)}: {engine.name} has {free} bytes left, too few for a stream of {fewer.device_bytes} "
+                                f"bytes and what it needs besides; {fits}one frame needs {least}") from error
 
 
 def open_blocks(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray, placements: np.ndarray, sizes: Sizes,

@@ -13,7 +13,7 @@ import numpy as np
 from gpuio.boxes import CPU_TILE_BYTES, Box
 from gpuio.chunks import Chunks
 from gpuio.corrections import CorrectionSet
-from gpuio.engine import Engine
+from gpuio.engine import PAGE, Engine
 from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.chunks import block_edges as chunk_block_edges
 from gpuio.geometry.chunks import group_edges, room_of_row, rows_between
@@ -132,15 +132,19 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         slots, read_threads = 1, max(1, read_threads) if layout.strided is not None else 0
         piece_bytes = min(PIECE_BYTES, budget // 8)
     padding = slots * STAGING_ALIGNMENT * parts + PIECES * piece_bytes
+    if on_device:                       # to begin staging on a page costs up to one
+        padding += PAGE * (slots if layout.strided is None else PIECES)
     share = 0 if mapped else slots * frame_staged
     least = frame_out * outputs + share + padding
     if budget < least:
         raise MemoryBudgetError(f"{name_of(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
                                 f"({outputs} x {frame_out} bytes of output, {slots} x {0 if mapped else frame_staged} bytes of staging)")
+    most = (budget - share - padding) // (outputs * frame_out)
     if depth is None:
         wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES
-        target = min(wished, budget // (2 * outputs))
-        depth = max(1, min(target // frame_out, len(frames) or 1))
+        depth = min(wished // frame_out, budget // (2 * outputs) // frame_out, most)
+    elif memory is not None:
+        depth = min(depth, most)
     depth = max(1, min(depth, len(frames) or 1))
     left = budget - depth * frame_out * outputs - padding
     target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads or threads else WARM_BLOCK_BYTES

@@ -39,7 +39,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpuio.engine import DLPACK_DEFAULT, DLPACK_NO_WAIT, Output, Staging
+from gpuio.engine import DLPACK_DEFAULT, DLPACK_NO_WAIT, PAGE, Output, Staging
 from gpuio.errors import BackendUnavailable
 from gpuio.kernels._available import FORKED
 from gpuio.kernels._launch import VECTOR
@@ -47,8 +47,6 @@ from gpuio.kernels._launch import VECTOR
 #: Launches a kernel on the current stream: ``kernel(grid, block, (argument record,))``.
 Kernel = Callable[[tuple[int, int, int], tuple[int, int, int], tuple[np.ndarray]], None]
 
-#: Where direct transfers from a drive begin, in device memory as in the file.
-PAGE = 4096
 #: Results equal those of the CPU bit for bit, so nothing may be contracted.
 COMPILE_OPTIONS = ("-std=c++17", "--fmad=false")
 

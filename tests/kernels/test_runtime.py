@@ -157,7 +157,7 @@ ds = gpuio.open(sys.argv[1])
 assert ds.engine.name == "cuda:0"
 staging = ds.engine.staging(64)
 staging.host[:] = 1
-tiles = ds.tiles(depth=2, memory=4000)
+tiles = ds.tiles(depth=2, memory=40000)
 tile = next(tiles)
 if pid := os.fork():
     del tiles

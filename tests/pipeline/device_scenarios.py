@@ -6,11 +6,13 @@ consumers copied until the device has come to rest, and only then looks.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 import gpuio
@@ -29,6 +31,8 @@ from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
 
 SIG, COUNTS = (5, 7), (6, 7)
 FRAMES = sum(COUNTS)
+#: Of any budget: staging begins on a page.
+PAGES = 3 * 4096
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Files:
     paths: list[Path]
     strided: np.ndarray
     strided_path: Path
+    packed_path: Path
 
     @classmethod
     def write(cls, folder: Path) -> Files:
@@ -46,7 +51,9 @@ class Files:
         frames = random_frames(rng, FRAMES, SIG, np.dtype(">u2"))
         strided = np.asfortranarray(random_frames(rng, 3 * 4, SIG, np.dtype("u2")).reshape(3, 4, *SIG))
         np.save(folder / "strided.npy", strided)
-        return cls(frames, write_files(folder, frames, list(COUNTS), 3, 5, 2, rng), strided, folder / "strided.npy")
+        with h5py.File(folder / "packed.h5", "w") as file:
+            file.create_dataset("data", data=frames.astype("u2"), chunks=(2, *SIG), compression="gzip")
+        return cls(frames, write_files(folder, frames, list(COUNTS), 3, 5, 2, rng), strided, folder / "strided.npy", folder / "packed.h5")
 
     def open(self, backend: Any = None, nav: tuple[int, ...] = (FRAMES,)) -> DataSet:
         ds = PlainFiles(self.paths, list(COUNTS), ">u2", SIG, nav, 0, 3, 5, 2, io_backend=backend or BufferedBackend())
@@ -128,17 +135,20 @@ def sent_ahead(run: Run, tiles: Iterator[Any], expected: np.ndarray, streams: li
 
 def tiles_on_streams_of_the_consumer(run: Run) -> None:
     run.memory_used_before()
-    sent_ahead(run, run.files.open().tiles(dtype="f4", depth=2, memory=4000), run.files.frames.astype("f4"), [run.stream(), run.stream()])
+    tiles = run.files.open().tiles(dtype="f4", depth=2, memory=4000 + PAGES)
+    sent_ahead(run, tiles, run.files.frames.astype("f4"), [run.stream(), run.stream()])
+    del tiles
     run.memory_used_afterwards()
 
 
 def tiles_from_a_transport_that_ends_on_the_device(run: Run) -> None:
-    sent_ahead(run, run.files.open(ToDevice()).tiles(dtype="f4", depth=1, memory=2500), run.files.frames.astype("f4"), [run.stream()])
+    tiles = run.files.open(ToDevice()).tiles(dtype="f4", depth=1, memory=2500 + PAGES)
+    sent_ahead(run, tiles, run.files.frames.astype("f4"), [run.stream()])
 
 
 def a_loop_within_one_stream(run: Run) -> None:
     with run.stream():
-        for tile in run.files.open().tiles(depth=3, memory=3000):
+        for tile in run.files.open().tiles(depth=3, memory=3000 + PAGES):
             first = tile.tile_slice.origin[0]
             run.keep(tile.copy().data, run.files.frames[first:first + len(tile)].astype("u2"))
 
@@ -147,7 +157,7 @@ def work_handed_on_to_the_stream_that_asks_for_the_next_tile(run: Run) -> None:
     taker, worker = run.stream(), run.stream()
     event = run.device.cupy.cuda.Event(disable_timing=True)
     with worker:
-        for tile in run.files.open().tiles(depth=1, memory=2500):
+        for tile in run.files.open().tiles(depth=1, memory=2500 + PAGES):
             first = tile.tile_slice.origin[0]
             with taker:
                 data = tile.data
@@ -158,7 +168,7 @@ def work_handed_on_to_the_stream_that_asks_for_the_next_tile(run: Run) -> None:
 
 def tiles_handed_over_by_dlpack(run: Run) -> None:
     consumer = run.stream()
-    for tile in run.files.open().tiles(depth=2, memory=3000):
+    for tile in run.files.open().tiles(depth=2, memory=3000 + PAGES):
         array, waits_here = tile.__dlpack__(stream=consumer.ptr)
         assert waits_here == -1 and tile.__dlpack_device__() == (2, 0)
         first = tile.tile_slice.origin[0]
@@ -170,7 +180,7 @@ def streams_with_corrections_one_after_the_other(run: Run) -> None:
     consumer = run.stream()
     for seed in range(3):
         corrections, maps = correction(seed)
-        sent_ahead(run, run.files.open().tiles(dtype="f4", depth=2, memory=3000, corrections=corrections),
+        sent_ahead(run, run.files.open().tiles(dtype="f4", depth=2, memory=3000 + PAGES, corrections=corrections),
                    corrected(run.files.frames, *maps, "f4"), [consumer])
 
 
@@ -179,7 +189,7 @@ def streams_that_are_left_early(run: Run) -> None:
     for seed in range(3):
         corrections, maps = correction(seed)
         expected = corrected(run.files.frames, *maps, "f4")
-        tiles = run.files.open().tiles(dtype="f4", depth=2, memory=4000, corrections=corrections)
+        tiles = run.files.open().tiles(dtype="f4", depth=2, memory=4000 + PAGES, corrections=corrections)
         for _ in range(seed % 2 + 1):
             tile = next(tiles)
             with consumer:
@@ -197,15 +207,16 @@ def unusual_dtypes(run: Run) -> None:
             expected = corrected(run.files.frames, *maps, dtype)
         else:
             corrections = CorrectionSet()
-        tiles = run.files.open().tiles(dtype=dtype, depth=2, memory=4000, corrections=corrections)
+        tiles = run.files.open().tiles(dtype=dtype, depth=2, memory=4000 + PAGES, corrections=corrections)
         sent_ahead(run, tiles, expected, [run.stream()])
 
 
 def summed_blocks(run: Run) -> None:
     expected = run.files.frames[:, :4, :6].astype("u8").reshape(-1, 2, 2, 2, 3).sum(axis=(2, 4)).astype("u4")
     every = np.arange(FRAMES)
-    sent_ahead(run, pipeline.tiles(run.files.open().layout, run.engine, BufferedBackend(), every, every, dtype="u4", depth=2, memory=4000,
-                                   reduction=Reduction((0, 0), (2, 2), (2, 3))), expected, [run.stream()])
+    tiles = pipeline.tiles(run.files.open().layout, run.engine, BufferedBackend(), every, every, dtype="u4", depth=2,
+                           memory=4000 + PAGES, reduction=Reduction((0, 0), (2, 2), (2, 3)))
+    sent_ahead(run, tiles, expected, [run.stream()])
 
 
 def navigation_fastest(run: Run) -> None:
@@ -213,7 +224,7 @@ def navigation_fastest(run: Run) -> None:
     expected = run.files.strided.reshape(-1, *SIG)
     consumer = run.stream()
     run.memory_used_before()
-    sent_ahead(run, ds.tiles(depth=1, memory=1700), expected, [consumer])
+    sent_ahead(run, ds.tiles(depth=1, memory=1700 + PAGES), expected, [consumer])
     run.memory_used_afterwards()
 
 
@@ -223,7 +234,7 @@ def frames_read_into_an_array_of_the_consumer(run: Run) -> None:
     for backend in (None, ToDevice()):
         with consumer:
             run.memory_used_before(2048)
-            run.keep(run.files.open(backend).read(order, memory=900).copy(), run.files.frames[order].astype("u2"))
+            run.keep(run.files.open(backend).read(order, memory=900 + PAGES).copy(), run.files.frames[order].astype("u2"))
             run.memory_used_afterwards((2048, 512))
     run.keep(ds[4:9, 1:3].copy(), run.files.frames[4:9, 1:3].astype("u2"))
 
@@ -234,7 +245,7 @@ def arrays_on_the_device(run: Run) -> None:
     with consumer:
         made = {"array": run.device.cupy.asarray(np.fromfile(run.files.paths[0], np.uint8)).copy()}
         backend = ComputedBackend(lambda path: made["array"], memory="device", read_threads=0)
-        for tile in pipeline.tiles(run.files.open().layout, run.engine, backend, every, every, depth=1, memory=550, dtype="u2"):
+        for tile in pipeline.tiles(run.files.open().layout, run.engine, backend, every, every, depth=1, memory=550 + 2 * 4096, dtype="u2"):
             first = tile.tile_slice.origin[0]
             run.keep(tile.data.copy(), run.files.frames[first:first + len(tile)].astype("u2"))
         made.clear()
@@ -246,9 +257,42 @@ def boxes_cut_out_of_repaired_frames(run: Run) -> None:
     boxes = [Box((1, 2), (3, 4), 0), Box((0, 0), (2, 5), 1)]
     whole, every, consumer = corrected(run.files.frames, *maps, "f4"), np.arange(FRAMES), run.stream()
     for tile in pipeline.tiles(run.files.open().layout, run.engine, BufferedBackend(), every, every, boxes=boxes, dtype="f4", depth=2,
-                               memory=5000, corrections=corrections):
+                               memory=5000 + PAGES, corrections=corrections):
         with consumer:
             run.keep(tile.data.copy(), whole[tile.tile_slice.get()])
+
+
+class Inflater:
+    """`gpuio.engine.Inflater` of deflated chunks, as late as any work of the simulated device."""
+
+    def __init__(self, device: Device, chunk_bytes: int) -> None:
+        self.device, self.chunk_bytes = device, chunk_bytes
+
+    def bind(self, staged: Array, out: Array) -> Callable[[np.ndarray], Array]:
+        def inflate(chunks: np.ndarray) -> Array:
+            status, packed, unpacked = self.device.cupy.zeros(len(chunks), "i4"), staged.view_, out.view_
+
+            def work() -> None:
+                for src, size, _, dst in chunks.tolist():
+                    unpacked[dst:dst + self.chunk_bytes] = np.frombuffer(zlib.decompress(packed[src:src + size].tobytes()), np.uint8)
+
+            self.device.give(self.device.current[-1], work)
+            return status
+
+        return inflate
+
+
+def chunks_inflated_on_the_device(run: Run) -> None:
+    engine: Any = run.engine
+    engine.inflates = lambda filters: None
+    engine.inflater = lambda filters, chunk_bytes, item_bytes: Inflater(run.device, chunk_bytes)
+    consumer = run.stream()
+    for backend in (BufferedBackend(), ToDevice()):
+        for n_bytes in (256, 512, 1024):
+            run.memory_used_before(n_bytes)
+        ds = gpuio.load("hdf5", path=str(run.files.packed_path), io_backend=backend, device="cuda")
+        sent_ahead(run, ds.tiles(depth=1, memory=1600), run.files.frames.astype("u2"), [consumer])
+        run.memory_used_afterwards((1024, 512, 512, 256, 256))
 
 
 PIXELS = 35
@@ -338,7 +382,7 @@ SCENARIOS: list[Callable[[Run], None]] = [
     tiles_on_streams_of_the_consumer, tiles_from_a_transport_that_ends_on_the_device, a_loop_within_one_stream,
     work_handed_on_to_the_stream_that_asks_for_the_next_tile, tiles_handed_over_by_dlpack, streams_with_corrections_one_after_the_other,
     streams_that_are_left_early, unusual_dtypes, summed_blocks, navigation_fastest, frames_read_into_an_array_of_the_consumer,
-    arrays_on_the_device, boxes_cut_out_of_repaired_frames,
+    arrays_on_the_device, chunks_inflated_on_the_device, boxes_cut_out_of_repaired_frames,
     decoders_on_any_stream, repairs_on_any_stream, blocks_summed_on_any_stream, transposing_on_any_stream,
     an_output_made_on_one_stream_and_filled_on_another,
 ]

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 #: Modules that order work, by the names of the calls that do.
-MODULES = ("gpuio.kernels", "gpuio.kernels._runtime", "gpuio.kernels._decoder", "gpuio.blocks", "gpuio.pipeline", "gpuio.tile")
+MODULES = ("gpuio.kernels", "gpuio.kernels._runtime", "gpuio.kernels._decoder", "gpuio.blocks", "gpuio.chunk_blocks", "gpuio.pipeline",
+           "gpuio.tile")
 CALLS = {"wait_event", "record", "synchronize", "_join", "_wait_for", "release", "computing", "reading", "filling"}
 
 

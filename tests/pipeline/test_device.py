@@ -18,11 +18,11 @@ from gpuio import pipeline
 from gpuio.base import BufferedBackend, TilingScheme
 from gpuio.errors import MemoryBudgetError, ReadError
 from gpuio.shape import Shape
-from gpuio.sizing import Sizes
 from tests.kernels.cuda_on_host import HostRuntime, why_no_compiler
 from tests.kernels.simulated import Array, Device, Stream, ToDevice, data_sets_on
 from tests.pipeline import knockouts
 from tests.pipeline.device_scenarios import (
+    PAGES,
     SCENARIOS,
     SIG,
     Files,
@@ -202,7 +202,7 @@ def test_a_device_that_keeps_up_never_blocks_the_host_and_nothing_is_allocated_f
     device.eagerness = 2                # all that may run runs at once
     with data_sets_on(device) as engine:
         ds, frames = scan(tmp_path)
-        tiles = stream(ds, engine, backend, dtype="f4", depth=2, memory=4000)
+        tiles = stream(ds, engine, backend, dtype="f4", depth=2, memory=4000 + PAGES)
         next(tiles)
         allocations, events = device.allocations, device.pinned_live
         assert sum(len(tile) for tile in tiles) == len(frames) - 2
@@ -234,7 +234,7 @@ def test_a_slow_consumer_does_not_keep_the_next_tile_from_being_decoded(tmp_path
 
 
 @pytest.mark.parametrize("backend", [BufferedBackend(), ToDevice()], ids=["host", "device"])
-@pytest.mark.parametrize("memory", [3000, 20_000, 1 << 20])
+@pytest.mark.parametrize("memory", [16_000, 40_000, 1 << 20])
 def test_the_budget_bounds_host_and_device_memory_each(tmp_path: Path, backend: Any, memory: int) -> None:
     device = Device(2)
     with data_sets_on(device) as engine:
@@ -246,11 +246,11 @@ def test_the_budget_bounds_host_and_device_memory_each(tmp_path: Path, backend: 
 
 
 def test_what_a_device_has_is_enough_for_smaller_tiles(tmp_path: Path) -> None:
-    device = Device(1, capacity=16_000)
+    device = Device(1, capacity=30_000)
     with data_sets_on(device) as engine:
-        ds, frames = scan(tmp_path)
+        ds, frames = scan(tmp_path, 200)
         kept, consumer = [], np.empty_like(frames, dtype="f4")
-        tiles = stream(ds, engine, dtype="f4", memory=30_000)
+        tiles = stream(ds, engine, dtype="f4", memory=60_000)
         for tile in tiles:
             kept.append(len(tile))
             first = tile.tile_slice.origin[0]
@@ -264,35 +264,42 @@ def test_what_a_device_has_is_enough_for_smaller_tiles(tmp_path: Path) -> None:
             np.testing.assert_array_equal(engine.download(out), frames[some].astype("u2"))
             del out
     with data_sets_on(Device(1)) as engine:
-        assert max(kept) < max(len(tile) for tile in stream(ds, engine, dtype="f4", memory=30_000))
+        assert max(kept) < max(len(tile) for tile in stream(ds, engine, dtype="f4", memory=60_000))
 
 
 def test_too_small_a_device_is_told_with_the_size_that_fits(tmp_path: Path) -> None:
-    device = Device(1, capacity=700)
+    device = Device(1, capacity=10_000)
     with data_sets_on(device) as engine:
         ds, _ = scan(tmp_path)
-        with pytest.raises(MemoryBudgetError, match=r"part0.bin: cuda:0 has \d+ bytes left, .* one frame needs \d+") as error:
-            next(stream(ds, engine, dtype="f4", memory=30_000))
-        assert "\n" not in str(error.value)
+        with pytest.raises(MemoryBudgetError, match=r"part0.bin: cuda:0 has 10000 bytes left, .*; one frame needs \d+$") as error:
+            next(stream(ds, engine, dtype="f4", memory=60_000))
         least = int(str(error.value).rsplit(" ", 1)[1])
-        assert f"expected memory={least} or less" in str(error.value)
-    with data_sets_on(Device(1, capacity=least + 5 * 256)) as engine:
+    rounding = 5 * 256
+    with data_sets_on(Device(1, capacity=least + rounding)) as engine:
         assert len(next(stream(ds, engine, dtype="f4", memory=least))) == 1
+        held = engine.empty((2 * rounding,), "u1")
+        with pytest.raises(MemoryBudgetError, match="one frame needs"):
+            next(stream(ds, engine, dtype="f4", memory=least))
+        del held
+    with data_sets_on(Device(1, capacity=40_000)) as engine:
+        engine.decoder = lambda *_, **__: engine.empty((40_000,), "u1")     # something besides that is large
+        with pytest.raises(MemoryBudgetError, match=r"has 40000 bytes left, .*; memory=\d+ may fit; one frame needs"):
+            next(stream(ds, engine, dtype="f4", memory=60_000))
 
 
 def test_page_locked_memory_that_runs_out_makes_tiles_smaller_as_well(tmp_path: Path) -> None:
     device = Device(1, pinned=12_000)
     with data_sets_on(device) as engine:
         ds, frames = scan(tmp_path, 200)
-        assert sum(len(tile) for tile in stream(ds, engine, dtype="u2", memory=40_000)) == len(frames)
-    assert 6_000 < device.most_pinned <= 12_000
+        assert sum(len(tile) for tile in stream(ds, engine, dtype="u2", memory=60_000)) == len(frames)
+    assert 2_000 < device.most_pinned <= 12_000
 
 
 def test_tiles_before_one_that_cannot_be_read_are_handed_out(tmp_path: Path) -> None:
     device = Device(5)
     with data_sets_on(device) as engine:
         ds, frames = scan(tmp_path)
-        tiles, found = stream(ds, engine, depth=1, memory=1500), []
+        tiles, found = stream(ds, engine, depth=1, memory=1500 + PAGES), []
         with pytest.raises(ReadError, match=r"part0.bin: byte \d+"):
             for tile in tiles:
                 found.append(engine.download(tile.data))
@@ -315,5 +322,8 @@ def test_a_tile_says_on_which_stream_its_pixels_are_ready(tmp_path: Path) -> Non
         assert tile.__dlpack__()[1] == -1 and device.waits == waits + 1, "as does the default stream"
 
 
-def test_sizes_name_both_kinds_of_memory() -> None:
-    assert {"host_bytes", "device_bytes"} <= set(Sizes.__dataclass_fields__)
+def test_explain_shows_both_kinds_of_memory(files: Files) -> None:
+    with data_sets_on(Device(0)):
+        found = files.open().explain(memory=100_000)
+    assert found.device == "cuda:0" and 0 < found.memory_bytes < found.device_memory_bytes <= found.memory_budget == 100_000
+    assert " page-locked, " in str(found) and " on cuda:0, each of 97.66 KiB" in str(found)
