@@ -23,6 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -455,6 +456,9 @@ def numpy_kernel(source: str, expression: str) -> Callable[..., None]:
     if name == "bin":
         source_type, sums, target_type = (DTYPES[item] for item in rest.split(", "))
         return lambda device, grid, call: _bin(device, call, source_type, sums, target_type)
+    if name == "scatter":
+        pixel_type, value_type = (DTYPES.get(item, np.dtype(bool)) for item in rest.split(", "))
+        return lambda device, grid, call: _scatter_entries(device, call, pixel_type, value_type)
     template, out, map_type, kind = re.fullmatch(r"(.+), (\w+), (\w+), (\d)", rest).groups()        # type: ignore[union-attr]
     file, _, item = template.rstrip(">").partition("<")
     if packing := _launch.PACKED.get(file):
@@ -515,6 +519,18 @@ def _bin(device: Device, call: np.ndarray, source: np.dtype, sums: np.dtype, tar
     for dy, dx in np.ndindex(down, across):
         total += blocks.reshape(rows, down, columns, across)[:, dy, :, dx].astype(sums)
     device.bytes_at(int(call["out"]), rows * columns * target.itemsize).view(target)[:] = total.astype(target).ravel()
+
+
+def _scatter_entries(device: Device, call: np.ndarray, pixel_type: np.dtype, value_type: np.dtype) -> None:
+    frames, count, frame_pixels, items = (int(call[name]) for name in ("frames", "count", "frame_pixels", "items"))
+    starts = device.bytes_at(int(call["starts"]), 8 * (frames + 1)).view("i8").tolist()
+    pixels = device.bytes_at(int(call["pixels"]), count * pixel_type.itemsize).view(pixel_type)
+    values = device.bytes_at(int(call["values"]), count * items * value_type.itemsize).view(value_type).reshape(count, items)
+    out = device.bytes_at(int(call["out"]), frames * frame_pixels * items * value_type.itemsize).view(value_type)
+    assert starts == sorted(starts) and starts[0] >= 0 and starts[-1] <= count and (not count or pixels.max() < frame_pixels), "no entries"
+    for frame, (first, stop) in enumerate(pairwise(starts)):
+        for i in range(first, stop):
+            out.reshape(frames, frame_pixels, items)[frame, pixels[i]] += values[i]
 
 
 def _transpose_items(device: Device, call: np.ndarray, size: int) -> None:

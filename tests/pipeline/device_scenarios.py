@@ -16,11 +16,11 @@ import h5py
 import numpy as np
 
 import gpuio
-from gpuio import pipeline
+from gpuio import pipeline, synth
 from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
 from gpuio.dataset import DataSet
-from gpuio.engine import Blocks, RepairTable, TransposeTable
+from gpuio.engine import Blocks, Entries, RepairTable, TransposeTable
 from gpuio.io.backends import BufferedBackend
 from gpuio.io.computed import ComputedBackend
 from gpuio.kernels import CudaEngine
@@ -44,6 +44,8 @@ class Files:
     strided: np.ndarray
     strided_path: Path
     packed_path: Path
+    sparse: np.ndarray
+    sparse_path: Path
 
     @classmethod
     def write(cls, folder: Path) -> Files:
@@ -53,7 +55,10 @@ class Files:
         np.save(folder / "strided.npy", strided)
         with h5py.File(folder / "packed.h5", "w") as file:
             file.create_dataset("data", data=frames.astype("u2"), chunks=(2, *SIG), compression="gzip")
-        return cls(frames, write_files(folder, frames, list(COUNTS), 3, 5, 2, rng), strided, folder / "strided.npy", folder / "packed.h5")
+        sparse = random_frames(rng, FRAMES, SIG, np.dtype("u2")) * (rng.random((FRAMES, *SIG)) < 0.3).astype("u2")
+        sparse_path = synth.write("raw_csr", folder / "sparse.toml", [sparse], nav_shape=(FRAMES,), sig_shape=SIG)[0]
+        return cls(frames, write_files(folder, frames, list(COUNTS), 3, 5, 2, rng), strided, folder / "strided.npy", folder / "packed.h5",
+                   sparse, Path(sparse_path))
 
     def open(self, backend: Any = None, nav: tuple[int, ...] = (FRAMES,)) -> DataSet:
         ds = PlainFiles(self.paths, list(COUNTS), ">u2", SIG, nav, 0, 3, 5, 2, io_backend=backend or BufferedBackend())
@@ -262,6 +267,11 @@ def boxes_cut_out_of_repaired_frames(run: Run) -> None:
             run.keep(tile.data.copy(), whole[tile.tile_slice.get()])
 
 
+def sparse_frames(run: Run) -> None:
+    ds = gpuio.load("raw_csr", path=str(run.files.sparse_path), device="cuda")
+    sent_ahead(run, ds.tiles(depth=2, memory=3 * PAGES), run.files.sparse, [run.stream(), run.stream()])
+
+
 class Inflater:
     """`gpuio.engine.Inflater` of deflated chunks, as late as any work of the simulated device."""
 
@@ -361,6 +371,23 @@ def transposing_on_any_stream(run: Run) -> None:
         run.memory_used_afterwards((512, 512, 256))
 
 
+def entries_added_on_any_stream(run: Run) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        pixels, values = np.arange(PIXELS, dtype="u4"), rng.integers(1, 60000, PIXELS).astype("u4")
+        with run.stream():
+            staging = run.engine.staging(512)
+            host = staging.host
+            host[:16] = np.array([0, PIXELS], "i8").view("u1")
+            host[16:16 + 4 * PIXELS], host[256:256 + 4 * PIXELS] = pixels.view("u1"), values.view("u1")
+            staging.push(512)
+            out = run.engine.zeros((1, PIXELS), "u4")
+            run.engine.scatter(staging.device, out, Entries(1, PIXELS, 0, 16, 256, np.dtype("u4")))
+            run.keep(out.copy(), values[None])
+            del staging, host, out
+        run.memory_used_afterwards((256, 256))
+
+
 def an_output_made_on_one_stream_and_filled_on_another(run: Run) -> None:
     maker, other, cupy = run.stream(), run.stream(), run.device.cupy
     with maker:
@@ -384,5 +411,5 @@ SCENARIOS: list[Callable[[Run], None]] = [
     streams_that_are_left_early, unusual_dtypes, summed_blocks, navigation_fastest, frames_read_into_an_array_of_the_consumer,
     arrays_on_the_device, chunks_inflated_on_the_device, boxes_cut_out_of_repaired_frames,
     decoders_on_any_stream, repairs_on_any_stream, blocks_summed_on_any_stream, transposing_on_any_stream,
-    an_output_made_on_one_stream_and_filled_on_another,
+    an_output_made_on_one_stream_and_filled_on_another, sparse_frames, entries_added_on_any_stream,
 ]
