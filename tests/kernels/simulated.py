@@ -23,6 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -402,6 +403,7 @@ def _module(device: Device) -> Any:
         get_current_stream=lambda: device.current[-1], runtime=runtime, PinnedMemory=device.page_locked,
         PinnedMemoryPointer=lambda memory, offset: memory)
     module = types.ModuleType("cupy")
+    module.__spec__ = ModuleSpec("cupy", None)
     module.__dict__.update(cuda=cuda, empty=empty, zeros=zeros, asarray=asarray, asnumpy=asnumpy, RawModule=raw_module, ndarray=Array,
                            get_default_memory_pool=lambda: pool)
     return module
