@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpuio
+from gpuio.engine import get_engine, why_no_cuda
 from gpuio.errors import BackendUnavailable, ReadError
 from gpuio.io import gds
 from gpuio.io.backends import BufferedBackend, GDSBackend
 from gpuio.io.gds import GDSReader, Machine
+from gpuio.io.readahead import ReadAhead
 from tests.io import stand_in
 from tests.io.conftest import open_descriptors
 from tests.io.stand_in import HostDevice, room
+from tests.io.test_readers import SENTINEL, place, random_wanted
 
 Write = Callable[..., tuple[str, np.ndarray]]
 DEVICE = GDSBackend()
@@ -423,3 +427,49 @@ def test_without_a_driver_kvikio_is_not_asked_to_open_anything(write: Write) -> 
     with pytest.raises(BackendUnavailable) as caught:
         GDSBackend(compatibility=True).open([path], [4096])
     assert str(caught.value) == f"the gds backend cannot be used: {reason}"
+
+
+# ---- on a GPU ------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(params=[False, True], ids=["GPUDirect Storage", "compatibility allowed"])
+def on_gpu(request: pytest.FixtureRequest, tmp_path: Path) -> GDSBackend:
+    backend = GDSBackend(compatibility=request.param)
+    if (reason := backend.unavailable(str(tmp_path / "file"))) is not None:
+        pytest.skip(reason)
+    return backend
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(why_no_cuda() is not None, reason=f"no GPU: {why_no_cuda()}")
+class TestOnAGpu:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_any_extents_arrive_in_device_memory_and_nothing_else_is_written(self, on_gpu: GDSBackend, write: Write, seed: int) -> None:
+        rng, engine = np.random.default_rng(seed), get_engine("cuda:0")
+        files = [write(f"{i}", n, seed * 10 + i) for i, n in enumerate((1, 4095, 300_011, 20_000_003))]
+        paths, contents = [f[0] for f in files], [f[1] for f in files]
+        wanted = random_wanted(rng, [len(c) for c in contents], 40)
+        extents, starts, n_bytes = place(wanted, on_gpu.alignment)
+        staging = engine.staging(n_bytes)
+        staging.host[:] = SENTINEL
+        staging.push(len(staging.host))
+        with staging.reading():
+            engine.download(staging.device[:1])
+        with on_gpu.open(paths, [len(c) for c in contents]) as reader, ReadAhead(reader, on_gpu.read_threads) as ahead:
+            ahead.submit(extents, staging.landing).wait()
+        into = engine.download(staging.device)
+        untouched = np.ones(len(into), dtype=bool)
+        for (file, offset, size), (_, _, length, at), start in zip(wanted, extents, starts, strict=True):
+            np.testing.assert_array_equal(into[start:start + size], contents[file][offset:offset + size])
+            untouched[at:at + length] = False
+        assert (into[untouched] == SENTINEL).all()
+
+    def test_streams_are_exact(self, on_gpu: GDSBackend, tmp_path: Path) -> None:
+        rng, frames = np.random.default_rng(4), 701
+        values = rng.integers(0, 65536, (frames, 127, 131), dtype=np.uint16)
+        path = tmp_path / "scan.bin"
+        path.write_bytes(b"".join(b"h" * 19 + frame.astype(">u2").tobytes() for frame in values))
+        ds = gpuio.load("raw", path=path, dtype=">u2", nav_shape=(frames,), sig_shape=(127, 131), frame_header=19, device="cuda:0",
+                        io_backend=on_gpu)
+        for options in ({}, {"depth": 7, "memory": "4 MiB"}, {"roi": rng.random(frames) < 0.3, "depth": 5, "memory": "4 MiB"}):
+            whole = np.concatenate([tile.data.get() for tile in ds.tiles(dtype="float32", **options)])
+            np.testing.assert_array_equal(whole, values[options.get("roi", slice(None))].astype("f4"))
