@@ -145,10 +145,10 @@ def sanitizer() -> dict[str, Any]:
 def measured(engine: Engine, quick: bool) -> dict[str, Any]:
     """Kernels and streams."""
     rounds = 3 if quick else 7
-    copy, kernels = on_device.kernels(engine, (256 if quick else 1024) * MIB, rounds)
+    copy, kernels, others = on_device.kernels(engine, (256 if quick else 1024) * MIB, rounds)
     with tempfile.TemporaryDirectory() as folder:
         rows = list(on_device.streams(engine, engine.name, Path(folder), (256 if quick else 1024) * MIB, rounds))
-    return {"rounds": rounds, "copy_GB_per_s": copy, "kernels": kernels, "streams": [warm for warm, _ in rows],
+    return {"rounds": rounds, "copy_GB_per_s": copy, "kernels": kernels, "other_kernels": others, "streams": [warm for warm, _ in rows],
             "cold": [cold for _, cold in rows], "gds": asdict(gds.Machine.here())}
 
 
@@ -170,6 +170,7 @@ def report(result: dict[str, Any]) -> None:
     print("compute-sanitizer: " + {True: "nothing found", False: "FAILED", None: checked.get("reason", "")}[checked["passed"]])
     print(f"\nkernels, bytes in and bytes out; the device copies its memory at {result['copy_GB_per_s']:.0f} GB/s")
     print(table(result["kernels"]))
+    print("\n" + table(result["other_kernels"]))
     print("\npage cache to float32 tiles on the device, GB of packed bytes a second")
     _tables(result["streams"])
     print("storage to float32 tiles on the device, GB of packed bytes a second")

@@ -23,11 +23,11 @@ import gpuio
 from benchmarks.bench_decode import SCENES, Scene
 from benchmarks.measure import Timing, interleaved
 from gpuio import synth
-from gpuio.engine import Engine
+from gpuio.engine import Blocks, Engine, TransposeTable
 from gpuio.formats import FORMATS
 from gpuio.io import gds, resident_fraction
 from gpuio.io.backends import BufferedBackend, DirectBackend, GDSBackend
-from gpuio.layout import placement_table
+from gpuio.layout import Piece, placement_table
 
 #: A candidate repeats its work until it lasts so long.
 LEAST_SECONDS = 20e-3
@@ -101,8 +101,9 @@ def rates(works: Mapping[str, Work], rounds: int) -> tuple[dict[str, float], dic
 # ---- kernels -------------------------------------------------------------------------------------------------------------
 
 
-def kernels(engine: Engine, out_bytes: int, rounds: int, scenes: Mapping[str, Scene] = SCENES) -> tuple[float, list[dict[str, object]]]:
-    """Decoding of large stacks in device memory.
+def kernels(engine: Engine, out_bytes: int, rounds: int, scenes: Mapping[str, Scene] = SCENES
+            ) -> tuple[float, list[dict[str, object]], list[dict[str, object]]]:
+    """Decoding of large stacks in device memory, and what else is done with frames there.
 
     Parameters
     ----------
@@ -115,6 +116,8 @@ def kernels(engine: Engine, out_bytes: int, rounds: int, scenes: Mapping[str, Sc
         GB/s at which the device copies its own memory, bytes in and bytes out.
     list of dict
         For each scene and target the GB/s of bytes in and bytes out, and the share of the copy.
+    list of dict
+        The same for the other kernels.
     """
     memory, other = (engine.zeros((out_bytes,), "u1") for _ in range(2))
     plans = {name: _stack(scene, out_bytes) for name, scene in scenes.items()}
@@ -137,14 +140,29 @@ def kernels(engine: Engine, out_bytes: int, rounds: int, scenes: Mapping[str, Sc
             decode = decoder.bind(staging.device, starts, out)
             works[f"{name}|{target}"] = Work(lambda decode=decode, frames=frames: decode(0, frames),  # type: ignore[misc]
                                              frames * scene.frame_bytes + out.nbytes, wait)
-    found, times = rates(works, rounds)
+    others = {name: Work(run, n_bytes, wait) for name, run, n_bytes in _others(engine, memory, other)}
+    found, times = rates(works | others, rounds)
     rows: list[dict[str, object]] = []
     for name in scenes:
         row: dict[str, object] = {"kernel": name}
         for target in TARGETS:
             row |= {f"{target} GB/s": found[f"{name}|{target}"], f"of copy, {target}": found[f"{name}|{target}"] / found["copy"]}
         rows.append({**row, "spread": max(times[f"{name}|{target}"].spread for target in TARGETS)})
-    return found["copy"], rows
+    return found["copy"], rows, [{"kernel": name, "GB/s": found[name], "of copy": found[name] / found["copy"], "spread": times[name].spread}
+                                 for name in others]
+
+
+def _others(engine: Engine, memory: Any, other: Any) -> Iterator[tuple[str, Callable[[], None], int]]:
+    """Name, work, and bytes in and out; `memory` and `other` are as large as each other."""
+    height = width = 256
+    frames = max(1, memory.size // (height * width * 2))
+    n_bytes = frames * height * width * 2
+    stacks = [array[:n_bytes].view("u2").reshape(frames, height * width) for array in (memory, other)]
+    piece = Piece(0, 0, 1, rows=height, row_src=2 * frames * width, row_pos=width, repeats=width, rep_src=2 * frames, rep_pos=1)
+    table = TransposeTable(2 * np.arange(frames, dtype=np.int64), np.arange(frames, dtype=np.int64))
+    yield "transpose <u2, navigation fastest", lambda: engine.transpose(other[:n_bytes], stacks[0], piece, table), 2 * n_bytes
+    sums = memory[:n_bytes // 8].view("f4").reshape(frames, height * width // 16)
+    yield "bin <u2 by 4 x 4 to float32", lambda: engine.bin(stacks[1], sums, Blocks(height // 4, width // 4, 4, 4)), n_bytes + n_bytes // 8
 
 
 def _stack(scene: Scene, out_bytes: int) -> tuple[int, np.ndarray]:

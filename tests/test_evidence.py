@@ -20,6 +20,7 @@ from benchmarks.measure import Timing
 from benchmarks.on_device import CASES, Case, Work
 from gpuio.engine import get_engine
 from gpuio.io.backends import BufferedBackend
+from gpuio.kernels import _bin, _transpose
 from tests.kernels.cuda_on_host import HostRuntime, host_engine, why_no_compiler
 
 MIB = 1 << 20
@@ -76,8 +77,8 @@ def test_rates_are_bytes_of_one_time_by_the_time_of_one_time(monkeypatch: pytest
 
 
 def test_kernels_count_bytes_in_and_bytes_out_beside_the_copy(timed: dict[str, float]) -> None:
-    timed |= {"copy": 0.5, "R12|native": 2.0}
-    copy, rows = on_device.kernels(get_engine("cpu"), 3 * MIB, 1, {name: SCENES[name] for name in ("R12", "R1", "u16 big-endian")})
+    timed |= {"copy": 0.5, "R12|native": 2.0, "transpose <u2, navigation fastest": 0.25}
+    copy, rows, others = on_device.kernels(get_engine("cpu"), 3 * MIB, 1, {name: SCENES[name] for name in ("R12", "R1", "u16 big-endian")})
     assert copy == 2 * 3 * MIB / 0.5 / 1e9
     row = {str(r["kernel"]): r for r in rows}
     frames = 3 * MIB // (65536 * 4)
@@ -87,16 +88,33 @@ def test_kernels_count_bytes_in_and_bytes_out_beside_the_copy(timed: dict[str, f
     assert row["R1"]["float32 GB/s"] == frames * (8192 + 262144) / 1e9
     assert row["R1"]["of copy, float32"] == row["R1"]["float32 GB/s"] / copy
     assert row["R1"]["spread"] == 0.25
+    size = 24 * 131072
+    assert others == [
+        {"kernel": "transpose <u2, navigation fastest", "GB/s": 2 * size / 0.25 / 1e9, "of copy": pytest.approx(2.0), "spread": 0.25},
+        {"kernel": "bin <u2 by 4 x 4 to float32", "GB/s": size * 1.125 / 1e9, "of copy": size * 1.125 / 1e9 / copy, "spread": 0.25}]
+
+
+def test_other_kernels_move_what_they_are_said_to_move() -> None:
+    memory, other = np.zeros(5 * 131072 + 77, "u1"), np.random.default_rng(3).integers(0, 256, 5 * 131072 + 77, dtype=np.uint8)
+    works = {name.split()[0]: (run, n_bytes) for name, run, n_bytes in on_device._others(get_engine("cpu"), memory, other)}
+    stored = other[:5 * 131072].view("u2")
+    works["transpose"][0]()
+    np.testing.assert_array_equal(memory[:5 * 131072].view("u2").reshape(5, 65536), stored.reshape(65536, 5).T)
+    works["bin"][0]()
+    sums = stored.reshape(5, 64, 4, 64, 4).sum(axis=(2, 4), dtype="f8")
+    np.testing.assert_array_equal(memory[:5 * 131072 // 8].view("f4").reshape(5, 64, 64), sums)
+    assert [n_bytes for _, n_bytes in works.values()] == [2 * 5 * 131072, 5 * 131072 + 5 * 64 * 64 * 4]
 
 
 @pytest.mark.skipif(why_no_compiler() is not None, reason=str(why_no_compiler()))
 def test_kernels_of_the_cuda_engine_decode_whole_stacks(timed: dict[str, float], tmp_path: Path) -> None:
     expressions = ["decode<mib_r12, u16, f32, 0>", "decode<mib_r12, f32, f32, 0>", "decode<mib_r12, f32, f32, 3>"]
-    engine = host_engine(tmp_path, kinds=lambda file: expressions)
+    others = {"transpose": f"transpose<{_transpose.ITEMS[2]}>", "bin": _bin.expression(np.dtype("u2"), np.dtype("f4"))}
+    engine = host_engine(tmp_path, kinds=lambda file: [others[file]] if file in others else expressions)
     on_device.kernels(engine, 2 * MIB, 1, {"R12": single("mib_r12", "u2", 8, 4)})
     runtime = engine._runtime
     assert isinstance(runtime, HostRuntime)
-    assert [expression for expression, _, _ in runtime.launches] == expressions
+    assert [expression for expression, _, _ in runtime.launches] == [*expressions, *others.values()]
 
 
 def test_every_encoding_is_measured() -> None:
@@ -265,6 +283,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     def measured(engine: Any, quick: bool) -> dict[str, Any]:
         state.quick = quick
         return {"rounds": 3, "copy_GB_per_s": 2000.0, "kernels": [{"kernel": "R12", "float32 GB/s": 1900.0}],
+                "other_kernels": [{"kernel": "transpose", "GB/s": 1700.0}],
                 "streams": [{"file": "MIB R12 quad", "gpuio GB/s": 20.0}],
                 "cold": [{"file": "K2IS", "gds GB/s": 6.5}], "gds": {"mode": "auto"}}
 
@@ -295,7 +314,7 @@ def test_with_a_gpu_the_result_is_written_and_shown(machine: Any, tmp_path: Path
     assert (result["copy_GB_per_s"], result["gpu"], result["gpuio"]) == (2000.0, GPU, gpuio.__version__)
     assert result["machine"]["cores"] > 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("1900.00", "MIB R12 quad", "not installed", "K2IS", "6.50", str(path)))
+    assert all(word in shown for word in ("1900.00", "1700.00", "MIB R12 quad", "not installed", "K2IS", "6.50", str(path)))
 
 
 @pytest.mark.parametrize("broken", [{"tests": {"passed": False, "tests": 7}}, {"sanitizer": {"passed": False}}])
