@@ -92,6 +92,11 @@ class CorrectionSet:
         """bool[sig], host memory."""
         return self._excluded
 
+    @property
+    def allow_empty(self) -> bool:
+        """Whether excluded pixels without neighbours stay as they are."""
+        return self._allow_empty
+
     def check(self, sig_shape: Sequence[int]) -> None:
         """Raise `ShapeError` if a map has another shape than frames have."""
         for name, m in self._maps().items():

@@ -62,6 +62,7 @@ class DataSet(Exchange):
         self._sig_shape: tuple[int, ...] | None = None
         self._sync_offset: int | None = 0
         self._cores = 1
+        self._partitions_asked_for: int | None = None
         self._device: str | None = None
         self._layout: Layout | None = None
         self._allow_unrepairable = False        # excluded pixels without neighbours to be repaired from stay as they are
@@ -145,6 +146,10 @@ class DataSet(Exchange):
     def set_num_cores(self, cores: int) -> None:
         """Workers that partitions are made for."""
         self._cores = max(1, int(cores))
+
+    def set_num_partitions(self, count: int | None) -> None:
+        """Make `count` partitions, or None: `get_num_partitions` of them. Arrays of dask have one for each chunk, whatever is asked for."""
+        self._partitions_asked_for = None if count is None else max(1, int(count))
 
     # -- facts ----------------------------------------------------------------------------------------------------
 
@@ -325,7 +330,8 @@ class DataSet(Exchange):
 
     def get_slices(self) -> Iterator[tuple[Slice, int, int]]:
         """Slice, first file frame, one past the last, of each partition."""
-        return Partition.make_slices(self.shape, self.get_num_partitions(), self.sync_offset)
+        count = self.get_num_partitions() if self._partitions_asked_for is None else self._partitions_asked_for
+        return Partition.make_slices(self.shape, min(count, self.shape.nav.size), self.sync_offset)
 
     def get_partitions(self) -> Iterator[Partition]:
         """The partitions, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from gpuio import pipeline
 from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
-from gpuio.engine import Engine
+from gpuio.engine import Engine, get_engine, resolve_device
 from gpuio.fileset import FileSet
 from gpuio.geometry import partition as split
 from gpuio.geometry.selection import flat_indices, selected_frames
@@ -142,9 +143,18 @@ class BasePartition(Partition):
         return f"<BasePartition [{self._start_frame}:{self._start_frame + self._num_frames}]>"
 
     @property
-    def _engine(self) -> Engine:
-        from gpuio.engine import get_engine
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``: where tiles are decoded."""
+        return self._engine_name
 
+    def to(self, device: str) -> BasePartition:
+        """The same partition on another device."""
+        moved = copy.copy(self)
+        moved._engine_name = resolve_device(device)
+        return moved
+
+    @property
+    def _engine(self) -> Engine:
         return get_engine(self._engine_name)
 
     def get_max_io_size(self) -> int | None:
