@@ -31,9 +31,9 @@ def rows(format):
     return found
 
 
-def check(name, shape, dtype, digest):
+def check(name, shape, dtype, digest, device="cpu"):
     """Open a recorded file without naming its format; whole and in tiles it has the pixels that are said."""
-    ds = gpuio.open(FOLDER / name, device="cpu")
+    ds = gpuio.open(FOLDER / name, device=device)
     assert (ds.format, tuple(ds.shape), ds.dtype) == (name.split("/")[0], shape, np.dtype(dtype))
     assert hashlib.sha256(np.ascontiguousarray(ds[...])).hexdigest() == digest
     tiles = np.zeros((ds.image_count, *ds.shape.sig), dtype)
