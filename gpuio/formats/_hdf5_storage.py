@@ -39,7 +39,8 @@ from gpuio.engine import get_engine
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
 from gpuio.formats._hdf5_library import LibraryArray, LibrarySource
-from gpuio.formats._hdf5_structure import Place, dataset, library, opened, outside, resolve
+from gpuio.formats._hdf5_structure import Place, dataset, library, opened, resolve
+from gpuio.formats._siblings import outside
 from gpuio.layout import Filter, Piece, Strided, plain_pieces
 
 #: Layout classes of HDF5.

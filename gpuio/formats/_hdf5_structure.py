@@ -16,6 +16,7 @@ import numpy as np
 
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.extras import extra
+from gpuio.formats._siblings import outside
 from gpuio.source import HostFiles
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -95,21 +96,6 @@ def sniff(head: bytes, path: str, extensions: tuple[str, ...]) -> bool:
             return True
         at *= 2
     return False
-
-
-def outside(path: str, name: str, folder: str, allowed: bool) -> str:
-    """The path of a file that the file `path` names, checked to lie in `folder`.
-
-    Raises
-    ------
-    DataSetException
-        It lies elsewhere and that is not allowed.
-    """
-    target = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(path)), name))
-    home = os.path.realpath(folder)
-    if not allowed and os.path.commonpath([home, target]) != home:
-        raise DataSetException(f"{path}: refers to {name}, which is outside of {home}; pass allow_outside=True to follow it")
-    return target
 
 
 def resolve(path: str, name: str, folder: str, allowed: bool = False) -> Place:

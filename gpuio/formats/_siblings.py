@@ -1,6 +1,6 @@
-"""Files that belong together by name: ``scan1.mib``, ``scan2.mib`` and ``scan.hdr``.
+"""Files that belong together by name: ``scan1.mib``, ``scan2.mib`` and ``scan.hdr``. And files that name others.
 
-All functions work on a folder's listing, not on glob patterns: brackets and stars in names mean nothing here, extensions
+Those that look for names work on a folder's listing, not on glob patterns: brackets and stars in names mean nothing here, extensions
 are compared without regard to case on every file system, and a folder of 100,000 files is listed once.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+
+from gpuio.errors import DataSetException
 
 
 def split_name(path: str) -> tuple[str, str, str]:
@@ -35,3 +37,18 @@ def companion(names: Iterable[str], stems: Iterable[str], extension: str) -> str
         if found.lower() == extension:
             by_stem.setdefault(stem, name)
     return next((by_stem[stem] for stem in stems if stem in by_stem), None)
+
+
+def outside(path: str, name: str, folder: str, allowed: bool) -> str:
+    """The path of a file that the file `path` names, checked to lie in `folder`.
+
+    Raises
+    ------
+    DataSetException
+        It lies elsewhere and that is not allowed.
+    """
+    target = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(path)), name))
+    home = os.path.realpath(folder)
+    if not allowed and os.path.commonpath([home, target]) != home:
+        raise DataSetException(f"{path}: refers to {name}, which is outside of {home}; pass allow_outside=True to follow it")
+    return target

@@ -34,6 +34,7 @@ from gpuio.errors import DataSetException, FormatError, ShapeError, TruncatedFil
 from gpuio.findings import Finding, about_scan
 from gpuio.formats import FORMATS
 from gpuio.formats._arguments import nav_or_sig_shape, sync
+from gpuio.formats._siblings import outside
 from gpuio.layout import Encoding, Items, Layout, Sparse, plain_pieces
 from gpuio.shape import Shape, Slice
 from gpuio.source import Source
@@ -75,6 +76,8 @@ def parse(source: Source, path: str, *, nav_shape: Axes | None = None, sig_shape
     FormatError
         The TOML or one of its keys is not what it should be, bounds descend, or files do not fit each other; `TruncatedFile` if entries
         are missing.
+    DataSetException
+        A name leads out of the folder.
     UnsupportedFeature
         dtypes that cannot be decoded.
     ShapeError
@@ -176,12 +179,7 @@ def _items(source: Source, path: str, section: Mapping[str, Any], name: str, all
         raise UnsupportedFeature(f"{path}: raw_csr.{name}_dtype is {text!r}; expected a number such as '<i4'")
     if "\0" in file or not file:
         raise FormatError(f"{path}: raw_csr.{name}_file is {file!r}; expected the name of a file")
-    folder = os.path.dirname(path)
-    where = os.path.join(folder, file)
-    inside = os.path.commonpath([os.path.realpath(folder or "."), os.path.realpath(where)]) == os.path.realpath(folder or ".")
-    if not (inside or allow_outside):
-        raise FormatError(f"{path}: raw_csr.{name}_file is {file!r}, outside of the folder of this file; "
-                          "pass allow_outside=True to follow it")
+    where = outside(path, file, os.path.dirname(path) or ".", allow_outside)
     size = source.size(where)
     if size % dtype.itemsize:
         raise FormatError(f"{where}: has {size} bytes; expected a multiple of the {dtype.itemsize} bytes of {dtype.str}")

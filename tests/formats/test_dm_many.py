@@ -48,7 +48,7 @@ class Watch:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open descriptors can be counted on Linux only")
 def test_opening_reads_no_byte_of_a_header_twice_and_holds_no_file(scan, monkeypatch):
-    frames, files = scan
+    _, files = scan
     assert len(files) == COUNT
     watch = Watch(monkeypatch)
     ds = gpuio.load("dm", files=files, device="cpu")
