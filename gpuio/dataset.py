@@ -432,9 +432,13 @@ class DataSet(Exchange):
             return False
         nav = ds._layout.nav_shape if ds._layout is not None and ds._layout.nav_shape else guess_nav_shape(ds.image_count)
         return {
-            "parameters": {"path": path, "nav_shape": tuple(nav), "sig_shape": tuple(ds.shape.sig)},
+            "parameters": {"path": path, "nav_shape": tuple(nav), "sig_shape": tuple(ds.shape.sig), **ds._detected()},
             "info": {"image_count": ds.image_count, "native_sig_shape": tuple(ds.shape.sig)},
         }
+
+    def _detected(self) -> dict[str, Any]:
+        """Parameters of the format's own that `detect_params` finds."""
+        return {}
 
     @classmethod
     def get_msg_converter(cls) -> type[MessageConverter]:

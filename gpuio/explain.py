@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: GB/s of ordinary hardware: a drive on PCIe 4, ten-gigabit Ethernet, one thread that copies from the page cache, PCIe 4 with
 #: sixteen lanes, a data-centre GPU's memory, one thread that decodes (bytes of tiles), one thread that copies memory.
 ASSUMED = {"storage": 3.0, "network storage": 1.0, "page cache": 8.0, "memory copy": 8.0, "host to device": 20.0,
-           "decoding on the GPU": 1000.0, "decoding on the CPU": 10.0}
+           "decoding on the GPU": 1000.0, "decoding on the CPU": 10.0, "unpacking on the CPU": 1.0}
 #: Files whose place in the page cache is asked for.
 _FILES_ASKED = 4
 
@@ -273,6 +273,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     else:
         plan = make_plan(layout, frames, edges, table, alignment=facts.transport.alignment, gap=sizes.gap)
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
+    packed = layout.chunks is not None and layout.chunks.is_packed
+    unpacked = len(frames) * layout.sig_size * layout.dtype.itemsize if packed else 0
     first, stop = extents[:, 1], extents[:, 1] + extents[:, 2]
     unaligned = int(((first % gds.ALIGNMENT != 0) | (stop % gds.ALIGNMENT != 0)).sum())
     rates = _measured(ds, facts, nav, frames, edges, sizes, to, corrections) if measure else {}
@@ -286,7 +288,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         tile_frames=sizes.depth, tile_bytes=sizes.depth * ds.shape.sig.size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads, decode_threads=threads,
         memory_bytes=sizes.host_bytes, device_memory_bytes=sizes.device_bytes, memory_budget=parse_bytes(memory),
-        stages=tuple(_stages(facts, read, needed, len(frames) * ds.shape.sig.size * to.itemsize, threads, sizes.read_threads > 0, rates)),
+        stages=tuple(_stages(facts, read, unpacked, needed, len(frames) * ds.shape.sig.size * to.itemsize, threads,
+                             sizes.read_threads, rates)),
         overlapping=facts.device != "cpu" or sizes.read_threads > 0, measured=rates)
 
 
@@ -297,6 +300,8 @@ def _measured(ds: DataSet, facts: Facts, nav: np.ndarray, frames: np.ndarray, ed
     rates = {source: ceilings.reading(layout, engine, facts.transport, frames, edges, sizes), "memory copy": ceilings.memory_copy()}
     if source == "page cache" and facts.no_direct is None and layout.chunks is None:
         rates[_storage(facts)] = _past_the_cache(layout, nav, frames)
+    if layout.chunks is not None and layout.chunks.is_packed and rates[source] is not None:       # all threads have unpacked, too
+        rates["unpacking on the CPU"] = (rates.pop(source) or 0.0) / max(1, sizes.read_threads)
     if engine.name == "cpu":
         rates["decoding on the CPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections)
     else:
@@ -335,7 +340,8 @@ def _named(device: str) -> Any:
     return SimpleNamespace(name=device)
 
 
-def _stages(facts: Facts, read: int, needed: int, out: int, threads: int, ahead: bool, rates: Mapping[str, float]) -> Iterator[Stage]:
+def _stages(facts: Facts, read: int, unpacked: int, needed: int, out: int, threads: int, read_threads: int,
+            rates: Mapping[str, float]) -> Iterator[Stage]:
     """The way from storage to tiles. Where nothing reads ahead, each decoding thread reads for itself."""
     def stage(name: str, n_bytes: int, times: int = 1) -> Stage:
         return Stage(name, n_bytes, times * rates.get(name, ASSUMED[name]), name in rates)
@@ -343,9 +349,11 @@ def _stages(facts: Facts, read: int, needed: int, out: int, threads: int, ahead:
     on_gpu, through_host = facts.device != "cpu", facts.transport.memory == "host"
     source = _source(facts)
     if source not in ("page cache", "memory copy") or not facts.transport.gives_views or on_gpu:    # mapped: decoded where it lies
-        yield stage(source, read, 1 if ahead or source != "page cache" else max(1, threads))
+        yield stage(source, read, 1 if read_threads or source != "page cache" else max(1, threads))
+    if unpacked:
+        yield stage("unpacking on the CPU", unpacked, max(1, read_threads))
     if on_gpu and through_host:
-        yield stage("host to device", read)
+        yield stage("host to device", max(read, unpacked))
     yield stage("decoding on the GPU", needed + out) if on_gpu else stage("decoding on the CPU", out, max(1, threads))
 
 

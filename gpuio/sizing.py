@@ -194,10 +194,11 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
     job_bytes = COLD_CHUNK_JOB_BYTES if cold else CHUNK_JOB_BYTES
     target = max(threads * max(job_bytes, chunks.chunk_bytes if chunks.is_packed else 0), WARM_BLOCK_BYTES,
                  room * depth // chunks.frames_per_row if on_device else 0)
-    block_rows = max(together, target // room)
+    rows_in_all = len(chunks.table) * (chunks.frames_per_row if chunks.by_frame else 1)
+    block_rows = min(max(together, target // room), rows_in_all, len(frames) or 1)
     slots = next((n for n in (3, 2) if n * cost * block_rows <= left), 2 if together == 1 and left >= 2 * cost else 1)
     block_rows = min(block_rows, left // (slots * cost))
-    if block_rows > depth and chunks.frames_per_row == 1:
+    if rows_in_all > block_rows > depth and chunks.frames_per_row == 1:
         block_rows -= block_rows % depth
     slots = slots if threads else 1
     block_frames = min(block_rows * (1 if chunks.by_frame else chunks.frames_per_row), len(frames) or 1)

@@ -60,12 +60,13 @@ class LibraryReader:
             try:
                 found = self._open(array.path)[array.name]
                 if found.ndim == len(array.sig_shape):          # a single frame without a nav axis
-                    frames[0] = found[...]
+                    frames[0] = found[...].view(array.item)
                 elif array.frames_last:
                     sig_dims = len(array.sig_shape)
-                    frames[inner] = np.moveaxis(found[(slice(None),) * sig_dims + box], range(sig_dims), range(-sig_dims, 0))
+                    turned = found[(slice(None),) * sig_dims + box].view(array.item)
+                    frames[inner] = np.moveaxis(turned, range(sig_dims), range(-sig_dims, 0))
                 else:
-                    frames[inner] = found[box]
+                    frames[inner] = found[box].view(array.item)
             except (OSError, KeyError, RuntimeError, ValueError) as error:
                 raise ReadError(f"{array.path}: data set {array.name}, frames from {origin} on: HDF5 says: {error}") from error
 

@@ -39,7 +39,7 @@ from gpuio.engine import get_engine
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
 from gpuio.formats._hdf5_library import LibraryArray, LibrarySource
-from gpuio.formats._hdf5_structure import Place, dataset, library, opened, resolve
+from gpuio.formats._hdf5_structure import Place, dataset, library, opened, pixel_dtype, resolve
 from gpuio.formats._siblings import outside
 from gpuio.layout import Filter, Piece, Strided, plain_pieces
 
@@ -121,7 +121,7 @@ class _Box:
         if frames_last:
             shape, chunk = shape[sig_dims:] + shape[:sig_dims], chunk[sig_dims:] + chunk[:sig_dims]
         cut = len(shape) - sig_dims
-        return cls(shape[:cut] or (1,), shape[cut:], chunk[:cut] or (1,), chunk[cut:], found.dtype, frames_last)
+        return cls(shape[:cut] or (1,), shape[cut:], chunk[:cut] or (1,), chunk[cut:], pixel_dtype(found), frames_last)
 
     @property
     def sig_dims(self) -> int:

@@ -182,7 +182,7 @@ def data_sets(file: Any) -> list[tuple[str, Any]]:
 def why_no_pixels(found: Any) -> str | None:
     """None if the items of a data set are numbers that can be decoded, else what they are."""
     try:
-        dtype = found.dtype
+        dtype = pixel_dtype(found)
     except TypeError as error:
         return str(error)
     if dtype.kind in "buifc" and dtype.itemsize <= (16 if dtype.kind == "c" else 8) and found.shape is not None:
@@ -191,6 +191,17 @@ def why_no_pixels(found: Any) -> str | None:
         return "no items at all (a null dataspace)"
     names = {"O": "objects (text of any length, references or ragged arrays)", "V": "records (a compound type)", "S": "text"}
     return f"{names.get(dtype.kind, 'items')} of dtype {dtype}"
+
+
+def pixel_dtype(found: Any) -> np.dtype:
+    """dtype of the items, byte order included; records of two equal floats, as Velox and MATLAB store complex numbers, are these."""
+    dtype = np.dtype(found.dtype)
+    if dtype.names is not None and len(dtype.names) == 2:
+        (real, at), (imaginary, then) = (dtype.fields[name][:2] for name in dtype.names)
+        if real == imaginary and real.kind == "f" and real.itemsize in (4, 8) and (at, then, dtype.itemsize) == (
+                0, real.itemsize, 2 * real.itemsize):
+            return np.dtype(f"c{dtype.itemsize}").newbyteorder(real.byteorder)
+    return dtype
 
 
 def described(name: str, found: Any) -> str:

@@ -37,7 +37,7 @@ from gpuio.formats import FORMATS, _hdf5_dectris, _hdf5_structure
 from gpuio.formats._arguments import ignored, integer, nav_or_sig_shape, sync
 from gpuio.formats._hdf5_discovery import Choice, choose, describe
 from gpuio.formats._hdf5_storage import storage
-from gpuio.formats._hdf5_structure import dataset, opened, resolve
+from gpuio.formats._hdf5_structure import dataset, opened, pixel_dtype, resolve
 from gpuio.layout import Encoding, Layout
 from gpuio.source import Source
 
@@ -95,7 +95,7 @@ def parse(source: Source, path: str, *, ds_path: str | None = None, sig_dims: in
             shape = shape[sig_dims:] + shape[:sig_dims]
         nav, sig = shape[:-sig_dims] or (1,), shape[-sig_dims:]
         return Layout(
-            format="hdf5", parts=stored.parts, encoding=Encoding.of(found.dtype), pieces=stored.pieces, sig_shape=sig, nav_shape=nav,
+            format="hdf5", parts=stored.parts, encoding=Encoding.of(pixel_dtype(found)), pieces=stored.pieces, sig_shape=sig, nav_shape=nav,
             image_count=math.prod(nav), strided=stored.strided, chunks=stored.chunks,
             metadata={**_metadata(choice, found, sig_dims), **stored.metadata}, notes=choice.notes + stored.notes,
         )
@@ -107,7 +107,7 @@ def _metadata(choice: Choice, found: Any, sig_dims: int) -> dict[str, Any]:
     cut = sig_dims if choice.frames_last else len(axes) - sig_dims
     nav_axes, sig_axes = (axes[cut:], axes[:cut]) if choice.frames_last else (axes[:cut], axes[cut:])
     return {"ds_path": choice.place.name, **({"convention": choice.convention} if choice.convention else {}),
-            "dtype_on_disk": found.dtype.str, "shape": found.shape, "nav_axes": nav_axes, "sig_axes": sig_axes, **choice.metadata}
+            "dtype_on_disk": pixel_dtype(found).str, "shape": found.shape, "nav_axes": nav_axes, "sig_axes": sig_axes, **choice.metadata}
 
 
 def check(source: Source, layout: Layout) -> Iterator[Finding]:
@@ -187,13 +187,8 @@ class H5DataSet(DataSet):
         wanted = -(-self.shape.size * self.layout.dtype.itemsize // target)
         return int(min(self.shape.nav.size, max(self._cores, wanted)))
 
-    @classmethod
-    def detect_params(cls, path: str, executor: Any = None) -> dict[str, Any] | bool:
-        """As for all formats, with the name of the data set."""
-        found = super().detect_params(path, executor)
-        if isinstance(found, dict):
-            found["parameters"]["ds_path"] = cls(path).initialize(executor).metadata["ds_path"]
-        return found
+    def _detected(self) -> dict[str, Any]:
+        return {"ds_path": self.metadata["ds_path"]}
 
     @classmethod
     def get_msg_converter(cls) -> type[MessageConverter]:

@@ -7,6 +7,8 @@ import pickle
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gpuio
 from gpuio.base import Shape, TilingScheme
@@ -237,3 +239,52 @@ def test_partitions_follow_the_target_size(tmp_path):
     assert len(list(ds.get_partitions())) == 4
     ds.set_num_cores(6)
     assert len(list(ds.get_partitions())) == 6
+
+
+@pytest.mark.parametrize("fields", [("r", "i"), ("realFloat", "imagFloat")])
+@pytest.mark.parametrize(("part", "storage"), [
+    ("<f4", {}), (">f8", {"chunks": (2, 3, 4, 5), **PACKED["gzip shuffle"]}), ("<f4", BY_LIBRARY["zstd"])],
+    ids=["contiguous", "packed", "library"])
+def test_records_of_two_floats_are_complex_numbers(tmp_path, part, storage, fields):
+    values = counts(15, NAV + SIG, "c16").astype(f"{part[0]}c{2 * int(part[2])}")
+    records = values.view([(name, part) for name in fields])
+    path = write(tmp_path / "scan.h5", records, **({"chunks": (1, 1, *SIG)} | storage if storage else storage))
+    ds = load(path)
+    assert ds.dtype == values.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(ds[...], values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_array_in_any_storage(tmp_path_factory, data):
+    """Axes, chunks, filters, dtypes, selections, offsets and budgets at random: the frames that h5py wrote, or too small a budget."""
+    draw = data.draw
+    nav = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+    sig = tuple(draw(st.lists(st.integers(1, 9), min_size=2, max_size=2)))
+    dtype = draw(st.sampled_from(["u1", "<u2", ">u2", ">i4", "<f4", "<f8", "?"]))
+    filters = draw(st.sampled_from([*PACKED, "none", "none", "zstd"]))
+    chunks = tuple(draw(st.integers(1, n)) for n in nav + sig) if filters != "none" or draw(st.booleans()) else None
+    values = counts(draw(st.integers(0, 99)), nav + sig, dtype)
+    path = str(tmp_path_factory.mktemp("any") / "scan.h5")
+    with h5py.File(path, "w", userblock_size=draw(st.sampled_from([None, 512]))) as file:
+        found = file.create_dataset("a/data", nav + sig, dtype, chunks=chunks, fillvalue=draw(st.sampled_from([None, 1])),
+                                    **(PACKED | BY_LIBRARY).get(filters, {}))
+        written = tuple(slice(0, draw(st.integers(0, n))) for n in nav) if draw(st.booleans()) else ...
+        found[written] = values[written]
+        truth = found[...]
+    n = int(np.prod(nav))
+    offset = draw(st.integers(1 - n, n - 1))
+    ds = load(path, sync_offset=offset)
+    k = np.arange(n) + offset
+    there = (k >= 0) & (k < n)
+    scan = np.zeros((n, *sig), truth.dtype)
+    scan[there] = truth.reshape(-1, *sig)[k[there]]
+    np.testing.assert_array_equal(ds[...].reshape(n, *sig), scan)
+    roi = np.random.default_rng(draw(st.integers(0, 99))).random(nav) < draw(st.sampled_from([0.2, 0.7, 1.0]))
+    try:
+        tiles = [np.array(tile.data) for tile in ds.tiles(roi=roi, memory=draw(st.sampled_from([3_000, 20_000, None])),
+                                                          depth=draw(st.sampled_from([None, 1, 3])), threads=draw(st.integers(0, 2)))]
+    except MemoryBudgetError:
+        return
+    found = np.concatenate([*tiles, np.zeros((0, *sig), ds.dtype)])
+    np.testing.assert_array_equal(found, scan[roi.ravel() & there])

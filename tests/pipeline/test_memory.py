@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -48,6 +49,25 @@ def test_peak_memory_stays_within_the_budget(tmp_path, backend, dtype, threads, 
     del array
     result = subprocess.run([sys.executable, "-c", READ, str(path), backend, dtype, str(BUDGET), str(threads)],
                             capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    extra, count, total = (int(v) for v in result.stdout.split())
+    assert count == frames and total == int((np.arange(frames) % 4096 + 1).sum())
+    assert extra <= 1.25 * BUDGET
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process can be reset on Linux only")
+@pytest.mark.parametrize("chunks, compression", [((1, 256, 256), "lzf"), ((32, 64, 256), "lzf"), ((32, 64, 256), None)])
+def test_peak_memory_of_chunks_stays_within_the_budget(tmp_path, chunks, compression):
+    frames = 4 * BUDGET // (256 * 256 * 2)
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        found = file.create_dataset("data", (frames, 256, 256), "u2", chunks=chunks, compression=compression)
+        for first in range(0, frames, 32):
+            stack = np.zeros((32, 256, 256), "u2")
+            stack[:, 5, 7] = np.arange(first, first + 32) % 4096 + 1
+            found[first:first + 32] = stack
+    result = subprocess.run([sys.executable, "-c", READ, str(path), "auto", "float32", str(BUDGET), "0"], capture_output=True, text=True,
+                            check=False)
     assert result.returncode == 0, result.stderr
     extra, count, total = (int(v) for v in result.stdout.split())
     assert count == frames and total == int((np.arange(frames) % 4096 + 1).sum())
