@@ -354,6 +354,14 @@ def test_a_file_that_changed_before_kvikio_opened_it_is_noticed(
     assert fake.closed == [path]
 
 
+@pytest.mark.timeout(20)
+def test_kvikio_is_not_asked_to_open_what_it_would_wait_for(fake: FakeKvikio, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with GDSReader([str(tmp_path / "pipe")], [None]) as reader, pytest.raises(ReadError, match="pipe: expected a regular file"):
+        reader.read([(0, 0, 4096, 0)], room(DEVICE, 4096))
+    assert fake.opened == []
+
+
 @pytest.mark.parametrize("into", [
     np.zeros(4096, np.uint8), bytearray(4096), room(DEVICE, 8192).view("u2"), room(DEVICE, 8192).reshape(2, -1)])
 def test_only_bytes_of_a_device_are_filled(fake: FakeKvikio, write: Write, into: Any) -> None:
@@ -440,6 +448,7 @@ def on_gpu(request: pytest.FixtureRequest, tmp_path: Path) -> GDSBackend:
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(120)
 @pytest.mark.skipif(why_no_cuda() is not None, reason=f"no GPU: {why_no_cuda()}")
 class TestOnAGpu:
     @pytest.mark.parametrize("seed", range(3))
