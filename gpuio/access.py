@@ -7,6 +7,7 @@ integers and slices, and only the rows and columns asked for are decoded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,10 @@ import numpy as np
 from gpuio import pipeline
 from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
-from gpuio.errors import ShapeError
+from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.geometry.selection import flat_indices, selected_frames
 from gpuio.prepare import sum_dtype
-from gpuio.sizing import output_dtype
+from gpuio.sizing import name_of, output_dtype
 from gpuio.sums import add_frames
 from gpuio.tile import DataTile
 
@@ -65,7 +66,8 @@ class PixelAccess:
         corrections
             None applies what the files carry; an empty `CorrectionSet` switches that off.
         memory
-            Budget of staging and output: bytes, or a text such as "2 GiB". Default 256 MiB.
+            Budget of staging and output: bytes, or a text such as "2 GiB". Default 256 MiB. With a GPU, of host and of GPU
+            memory each.
         depth
             Frames of a tile at most; None chooses a size that stays in the cache (CPU) or fills the device.
         threads
@@ -126,11 +128,22 @@ class PixelAccess:
         Returns
         -------
         dtype[len(nav), *sig], engine memory
+
+        Raises
+        ------
+        MemoryBudgetError
+            The device cannot hold so many, or what reading takes besides.
         """
         corrections = self._corrections(corrections)
-        shape = tuple(self.shape.sig) if box is None else box.shape
-        engine = self.engine
-        out = engine.zeros((len(nav), *shape), self.output_dtype(dtype, corrections))
+        shape = (len(nav), *(self.shape.sig if box is None else box.shape))
+        engine, to = self.engine, self.output_dtype(dtype, corrections)
+        try:
+            out = engine.zeros(shape, to)
+        except MemoryError as error:
+            if (free := engine.free_bytes()) is None:
+                raise
+            raise MemoryBudgetError(f"{name_of(self.layout)}: {len(nav)} frames take {math.prod(shape) * to.itemsize} bytes; {engine.name} "
+                                    f"has {free} left; read fewer at a time, or take tiles") from error
         backend, cold, _ = self._transport()
         pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
                              memory=memory, cold=cold, reduction=self._reduction)

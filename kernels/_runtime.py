@@ -1,32 +1,35 @@
 """What the engine asks of CUDA, and CuPy's answer. Here alone streams and events are handled.
 
-**Order of work.** CUDA runs the work of a stream in the order in which it was given, and the work of different streams in any
-order. Three kinds of streams touch the same memory: *copies* (host to device) and *compute* (all kernels, all arithmetic),
-both the engine's own, and those of consumers, which are whatever is current when they ask. So all memory that two of them
-touch has an event for each direction, and that is all the order there is:
+**Order of work.** CUDA runs the work of one stream in the order in which it was given, that of different streams in any order.
+Three kinds of streams touch the same memory: *copies* (host to device) and *compute* (all kernels and all arithmetic), which are
+the engine's own, and those of consumers, whichever is current when they ask. What two of them touch has an event for each
+direction, one that lets it be read and one that lets it be overwritten, and that is all the order there is::
 
-====================  ==================  ==========  ===============================  ==============================
-memory                written by          read by     is read after                    is written again after
-====================  ==================  ==========  ===============================  ==============================
-``Staging.host``      the host            copies      (the host pushes when done)      *arrived*: the host waits
-``Staging.device``    copies              compute     *arrived*: compute waits         *decoded*: copies wait
-``Staging.device``    a transport         compute     (the host has seen it arrive)    *decoded*: the host waits
-``Output.array``      compute             consumers   *filled*: who takes it waits     *used*, of each: compute waits
-arrays of others      compute             consumers   `computing(joined=True)`: compute waits for the stream that was current, which
-                                                      goes on after compute
-maps, tables, scratch compute             compute     (one stream)                     (one stream)
-====================  ==================  ==========  ===============================  ==============================
+    memory              written by     read by      before it is read               before it is overwritten
+    ------------------  -------------  -----------  ------------------------------  ----------------------------------
+    Staging.host        the host       copies       the host pushes when it is      the host waits for *arrived*
+                                                    full
+    Staging.device      copies         compute      compute waits for *arrived*     copies wait for *decoded*
+    the same            a transport    compute      the host has seen it arrive     the host waits for *decoded*
+    Output.array        compute        consumers    each that takes it waits for    compute waits for each that took it,
+                                                    *filled*                        and for who asks for more (*used*)
+    arrays of others    compute        consumers    joined: compute waits for the current stream first, and the current
+                                                    stream for compute in the end
+    maps, tables,       compute        compute      one stream
+    scratch
 
-**Letting go is writing.** CuPy's pool gives freed memory at once to the next array made on the stream that it was made on.
-So memory is made on the stream that uses it last: what is the engine's own, with compute as the current stream; outputs on
-the consumer's, their *home*, which before they are freed waits for compute and for all who took them (`Output.release`).
-New memory has had owners, too: staging is *decoded*, and outputs are *used*, from the beginning. Copies hold no memory of
-their own: staging outlives them because its finalizer waits for *arrived*.
+**To let go is to overwrite.** CuPy's pool gives memory that is freed to the next array that is made on the same stream, at once.
+So memory is made on the stream that is the last to use it. The engine's own is made with compute as the current stream. An
+output is made on its consumer's, its *home*, which has to wait for compute and all takers before the output is freed
+(`Output.release`). Memory that is new has had owners, too: staging counts as read by compute, and an output as taken by its
+home, from the beginning. The copies stream owns no memory; what it works on outlives the copy, since staging has a finalizer
+that waits for *arrived*.
 
-**The host** waits in two places, both where a transport wants memory that is not free yet, and a ring of buffers makes that
-rare. All else it only gives to streams.
+**The host waits** in two places, `Staging.host` and `Staging.landing`: a transport wants memory that is still in use. A ring of
+buffers makes that rare, and `Staging.is_free` lets the ring take another one first.
 
-**A fork** takes no CUDA along: whatever needs the device asks `active`, which refuses in a process that did not make it.
+**A fork** takes no CUDA along. Whatever touches the device asks `CupyRuntime.active`, which refuses in any other process than the
+one that made the runtime.
 """
 
 from __future__ import annotations
@@ -183,7 +186,7 @@ class CupyRuntime:
 
 
 class CupyStaging:
-    """Device memory from the start of a page, and page-locked host memory of the same size as soon as it is asked for."""
+    """`gpuio.engine.Staging`: device memory, and page-locked host memory of the same size as soon as it is asked for."""
 
     def __init__(self, runtime: CupyRuntime, n_bytes: int) -> None:
         self._runtime, self._n_bytes = runtime, max(VECTOR, -(-n_bytes // VECTOR) * VECTOR)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,16 @@ def tiles_on_streams_of_the_consumer(run: Run) -> None:
 def tiles_from_a_transport_that_ends_on_the_device(run: Run) -> None:
     tiles = run.files.open(ToDevice()).tiles(dtype="f4", depth=1, memory=2500 + PAGES)
     sent_ahead(run, tiles, run.files.frames.astype("f4"), [run.stream()])
+
+
+def two_streams_of_tiles_at_once(run: Run) -> None:
+    consumer, expected = run.stream(), run.files.frames.astype("f4")
+    ways = (run.files.open().tiles(dtype="f4", depth=2, memory=4000 + PAGES), run.files.open(ToDevice()).tiles(dtype="f4", depth=3))
+    for tiles in zip_longest(*ways):
+        with consumer:
+            for tile in filter(None, tiles):
+                first = tile.tile_slice.origin[0]
+                run.keep(tile.copy().data, expected[first:first + len(tile)])
 
 
 def a_loop_within_one_stream(run: Run) -> None:
@@ -406,7 +417,8 @@ def an_output_made_on_one_stream_and_filled_on_another(run: Run) -> None:
 
 
 SCENARIOS: list[Callable[[Run], None]] = [
-    tiles_on_streams_of_the_consumer, tiles_from_a_transport_that_ends_on_the_device, a_loop_within_one_stream,
+    tiles_on_streams_of_the_consumer, tiles_from_a_transport_that_ends_on_the_device, two_streams_of_tiles_at_once,
+    a_loop_within_one_stream,
     work_handed_on_to_the_stream_that_asks_for_the_next_tile, tiles_handed_over_by_dlpack, streams_with_corrections_one_after_the_other,
     streams_that_are_left_early, unusual_dtypes, summed_blocks, navigation_fastest, frames_read_into_an_array_of_the_consumer,
     arrays_on_the_device, chunks_inflated_on_the_device, boxes_cut_out_of_repaired_frames,

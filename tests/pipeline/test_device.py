@@ -285,6 +285,14 @@ def test_too_small_a_device_is_told_with_the_size_that_fits(tmp_path: Path) -> N
             next(stream(ds, engine, dtype="f4", memory=60_000))
 
 
+def test_an_array_that_the_device_cannot_hold_is_told_of_with_what_it_can(tmp_path: Path) -> None:
+    with data_sets_on(Device(1, capacity=13_000)):
+        ds, _ = scan(tmp_path, 200)
+        with pytest.raises(MemoryBudgetError, match=r"part0.bin: 200 frames take 14000 bytes; cuda:0 has 13000 left") as error:
+            ds[:]
+        assert "\n" not in str(error.value)
+
+
 def test_page_locked_memory_that_runs_out_makes_tiles_smaller_as_well(tmp_path: Path) -> None:
     device = Device(1, pinned=12_000)
     with data_sets_on(device) as engine:
@@ -322,6 +330,7 @@ def test_a_tile_says_on_which_stream_its_pixels_are_ready(tmp_path: Path) -> Non
 
 def test_explain_shows_both_kinds_of_memory(files: Files) -> None:
     with data_sets_on(Device(0)):
-        found = files.open().explain(memory=100_000)
-    assert found.device == "cuda:0" and 0 < found.memory_bytes < found.device_memory_bytes <= found.memory_budget == 100_000
+        found = files.open().explain(memory=100_000, threads=2)
+    assert found.device == "cuda:0" and found.decode_threads == 0, "a device decodes ahead by itself"
+    assert 0 < found.memory_bytes < found.device_memory_bytes <= found.memory_budget == 100_000
     assert " page-locked, " in str(found) and " on cuda:0, each of 97.66 KiB" in str(found)
