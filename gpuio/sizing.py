@@ -33,6 +33,9 @@ COLD_BLOCK_BYTES = 8 << 20
 MAPPED_BLOCK_BYTES = 32 << 20
 #: Output of a tile on a device: enough frames that launches and copies run at full rate.
 DEVICE_TILE_BYTES = 128 << 20
+#: Frames put together from entries at a time: these are few, so that a call costs more than the cache saves. With 1 or 16 MiB it
+#: takes twice as long (measured).
+SPARSE_BLOCK_BYTES = 4 << 20
 DEFAULT_MEMORY = 256 << 20
 #: The same at most where chunks span many frames, and no budget is given: with less, every chunk would be unpacked again and again.
 CHUNKS_MEMORY = 2 << 30
@@ -133,7 +136,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         piece_bytes = min(PIECE_BYTES, budget // 8)
     padding = slots * STAGING_ALIGNMENT * parts + PIECES * piece_bytes
     if on_device:                       # to begin staging on a page costs up to one
-        padding += PAGE * (slots if layout.strided is None else PIECES)
+        padding += PAGE * (PIECES if layout.is_gathered else slots)
     share = 0 if mapped else slots * frame_staged
     least = frame_out * outputs + share + padding
     if budget < least:
@@ -150,6 +153,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads or threads else WARM_BLOCK_BYTES
     if layout.strided is not None:
         target = left                       # every block is a pass over the file: as few of them as memory allows
+    elif layout.sparse is not None and not on_device:
+        target = SPARSE_BLOCK_BYTES
     elif mapped:
         target = MAPPED_BLOCK_BYTES * parts
     block_frames = max(1, min(target, left // slots) // max(1, frame_staged))
@@ -161,7 +166,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     total = depth * frame_out * outputs + staging
     if not on_device:
         host_bytes = total
-    elif layout.strided is not None:
+    elif layout.is_gathered:
         host_bytes = PIECES * piece_bytes       # frames are put together on the device
     else:
         host_bytes = staging if backend.memory == "host" else 0

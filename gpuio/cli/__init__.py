@@ -215,7 +215,8 @@ def list_formats(as_json: bool) -> None:
         print_json([{"name": name, "extensions": row.extensions, "recognised": row.has_magic} for name, row in registry.FORMATS.items()])
         return
     for name, row in registry.FORMATS.items():
-        how = " ".join(f".{e}" for e in row.extensions) if row.has_magic else f"any file, with --format {name}"
+        how = f"any file, with --format {name}" if row.is_file else f"arrays in Python, with gpuio.load({name!r}, ...)"
+        how = " ".join(f".{e}" for e in row.extensions) or how
         click.echo(f"{name:8} {how}")
 
 

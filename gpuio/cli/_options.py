@@ -117,6 +117,9 @@ def format_arguments(format_name: str, parameters: tuple[tuple[str, Any], ...]) 
     """Arguments for `gpuio.load` from the options of a command."""
     if format_name not in ("auto", *registry.names()):
         raise click.BadParameter(f"{format_name!r} is not a format; expected one of {', '.join(registry.names())}", param_hint="--format")
+    if format_name != "auto" and not registry.FORMATS[format_name].is_file:
+        raise click.BadParameter(f"{format_name} is for arrays, not for files; in Python, gpuio.load({format_name!r}, ...)",
+                                 param_hint="--format")
     arguments = dict(parameters)
     if "path" in arguments:
         raise click.UsageError("the path is given as FILE, not as a parameter")

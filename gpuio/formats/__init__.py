@@ -33,6 +33,7 @@ class Format(NamedTuple):
     class_name: str
     extensions: tuple[str, ...]     #: lower case, without dot
     has_magic: bool = True          #: False: nothing in the bytes tells, so that only the user can name it
+    is_file: bool = True            #: False: made from arrays in Python
 
 
 FORMATS: dict[str, Format] = {
@@ -50,8 +51,8 @@ FORMATS: dict[str, Format] = {
     "npy": Format("gpuio.formats.npy", "NPYDataSet", ("npy",)),
     "raw_csr": Format("gpuio.formats.raw_csr", "RawCSRDataSet", ("toml",)),
     "raw": Format("gpuio.formats.raw", "RawFileDataSet", (), has_magic=False),
-    "memory": Format("gpuio.formats.memory", "MemoryDataSet", (), has_magic=False),
-    "dask": Format("gpuio.formats.dask", "DaskDataSet", (), has_magic=False),
+    "memory": Format("gpuio.formats.memory", "MemoryDataSet", (), has_magic=False, is_file=False),
+    "dask": Format("gpuio.formats.dask", "DaskDataSet", (), has_magic=False, is_file=False),
 }
 
 

@@ -204,6 +204,13 @@ def test_no_progress_is_drawn_where_stderr_is_no_terminal(capsys: pytest.Capture
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["memory", "dask"])
+def test_formats_of_arrays_are_no_formats_of_files(name: str) -> None:
+    result = run("info", "a.npy", "--format", name)
+    assert result.exit_code == 2 and f"{name} is for arrays, not for files; in Python, gpuio.load('{name}', ...)" in result.stderr
+    assert f"{name:8} arrays in Python, with gpuio.load('{name}', ...)" in run("formats").stdout
+
+
 def test_formats_lists_every_format() -> None:
     assert [row["name"] for row in json.loads(run("formats", "--json").stdout)] == gpuio.formats()
     assert [line.split()[0] for line in run("formats").stdout.splitlines()] == gpuio.formats()
