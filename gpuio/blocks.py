@@ -99,6 +99,7 @@ class Ring:
 
     def __init__(self) -> None:
         self._slots: list[Any] = []
+        self._started: deque[Any] = deque()           # being filled, in order
         self._closers: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
@@ -113,8 +114,7 @@ class Ring:
             self._closers.pop()()
 
     def __iter__(self) -> Iterator[Block]:
-        idle = deque(self._slots)
-        started: deque[Block] = deque()
+        idle, started = deque(self._slots), self._started
         tasks = self._tasks()
         exhausted = False
         process = os.getpid()
@@ -152,7 +152,7 @@ class Ring:
         """Begin to fill a slot."""
         raise NotImplementedError
 
-    def _arrive(self, block: Block) -> None:
+    def _arrive(self, block: Any) -> None:
         """The block's bytes are in host memory: bring them to where they are decoded."""
         raise NotImplementedError
 

@@ -7,8 +7,8 @@ read and unpack in host memory, a few chunks each: unpacking takes far longer th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,12 +30,21 @@ from gpuio.layout import Layout
 class ChunkSlot(Slot):
     """A place in the ring, and the packed bytes of its block."""
 
-    packed: Any = None          # Staging if the engine unpacks, else uint8[n], host memory
+    packed: Any = None          # Staging if the engine unpacks, else `Unpacked` in host memory
+    reads: list[Future[None]] = field(default_factory=list)
+    is_pushed: bool = False     # whether packed bytes are on their way to the engine
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all that was to be read is there."""
+        return all(read.done() and not read.cancelled() and read.exception() is None for read in self.reads)
 
 
 @dataclass(slots=True)
 class ChunkBlock(Block):
     """A block whose frames lie in rows of chunks."""
+
+    slot: ChunkSlot
 
     def bytes_of(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None:
         """As `Block.bytes_of`: unpacked frames are as good as stored ones."""
@@ -143,18 +152,18 @@ class ChunkBlockReader(Ring):
         host = slot.staging.host if packed is None else packed
         jobs: list[Callable[[], None]] = [] if self._on_engine else [partial(self._fill, plan, index, host)]
         jobs += [partial(self._bring, slot, plan, extent, host) for extent in range(low, high)]
-        slot.pending = self._submit(jobs)
-        return block
-
-    def _submit(self, jobs: list[Callable[[], None]]) -> Pending:
+        slot.is_pushed = self._lands
+        slot.reads, slot.pending = [], Pending()
         if self._pool is not None:
-            return Pending([self._pool.submit(job) for job in jobs])
+            slot.reads = [self._pool.submit(job) for job in jobs]
+            slot.pending = Pending(slot.reads)
+            return block
         try:
             for job in jobs:
                 job()
         except Exception as error:
-            return Pending(error=error)
-        return Pending()
+            slot.pending = Pending(error=error)
+        return block
 
     def _make_room(self, slot: ChunkSlot, plan: ChunkPlan) -> None:
         """Have buffers that are large enough for any block of the plan."""
@@ -190,21 +199,28 @@ class ChunkBlockReader(Ring):
         for at in plan.fills[plan.fill_starts[index]:plan.fill_starts[index + 1]].tolist():
             into[at:at + size].reshape(-1, chunks.item_bytes)[:] = value
 
-    def _arrive(self, block: Block) -> None:
+    def _arrive(self, block: ChunkBlock) -> None:
         slot, plan, index = block.slot, block.plan, block.first_extent
-        assert isinstance(slot, ChunkSlot)
         if not self._on_engine:
             slot.staging.push(block.used_bytes)
             return
         low, high = plan.chunk_starts[plan.extent_starts[index:index + 2]].tolist()
-        if not self._lands:
-            slot.packed.push(block.used_bytes)
+        self._push(block)
         with self._engine.computing():
             with slot.packed.reading():
                 self._fill(plan, index, slot.staging.device)
                 status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high]) if low < high else None
+            if self._started and self._started[0].slot.is_read:
+                self._push(self._started[0])        # travels while the engine unpacks
             if status is not None:
                 self._check(plan, low, self._engine.download(status))
+
+    def _push(self, block: ChunkBlock) -> None:
+        """Send the packed bytes of a block to the engine, once."""
+        slot = block.slot
+        if not slot.is_pushed:
+            slot.packed.push(block.used_bytes)
+            slot.is_pushed = True
 
     def _check(self, plan: ChunkPlan, first: int, status: np.ndarray) -> None:
         """Raise FormatError for the first of some chunks that could not be unpacked."""

@@ -231,3 +231,21 @@ def test_truncated_error_is_told_as_such(tmp_path):
     with open(path, "r+b") as file:
         file.truncate(5000)
     refused(TruncatedFile, "cut short", path)
+
+
+def test_check_tells_of_chunks_and_files_that_are_missing(tmp_path):
+    from gpuio import check, synth
+
+    values = counts(7, (12, 13, 11))
+    assert check.check(write(tmp_path / "a.h5", values, chunks=(1, 13, 11), **PACKED["gzip"])).findings == ()
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("data", values.shape, "u2", chunks=(1, 13, 11), **PACKED["gzip"])[:5] = values[:5]
+    finding, = check.check(tmp_path / "b.h5").findings
+    assert (finding.severity, finding.evidence) == ("warning", {"missing_chunks": 7, "chunks": 12})
+    synth.write("hdf5", tmp_path / "c_master.h5", [values], nav_shape=(3, 4), sig_shape=(13, 11), frames_per_file=5)
+    report = check.check(tmp_path / "c_master.h5")
+    assert (report.findings, report.candidates[0].nav_shape, len(report.files)) == ((), (3, 4), 3)
+    (tmp_path / "c_data_000003.h5").unlink()
+    finding, = check.check(tmp_path / "c_master.h5").findings
+    assert finding.severity == "error"
+    assert "c_data_000003.h5, which is not there" in finding.what

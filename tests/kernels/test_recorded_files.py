@@ -25,7 +25,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> CudaEngine:
     return host_engine(tmp_path_factory.mktemp("recorded"), kinds=kinds)
 
 
-@pytest.mark.parametrize(("name", "shape", "dtype", "digest"), [row for format in ("dm", "ser", "mrc", "blo") for row in rows(format)])
+@pytest.mark.parametrize(("name", "shape", "dtype", "digest"),
+                         [row for format in ("dm", "ser", "mrc", "blo", "hdf5") for row in rows(format)])
 def test_recorded_pixels(engine: CudaEngine, monkeypatch: pytest.MonkeyPatch, name: str, shape: tuple[int, ...], dtype: str,
                          digest: str) -> None:
     monkeypatch.setitem(engines._engines, (os.getpid(), "cuda:0"), engine)
