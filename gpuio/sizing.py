@@ -157,7 +157,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         target = SPARSE_BLOCK_BYTES
     elif mapped:
         target = MAPPED_BLOCK_BYTES * parts
-    block_frames = max(1, min(target, left // slots) // max(1, frame_staged))
+    block_frames = max(1, min(min(target, left // slots) // max(1, frame_staged), len(frames)))
     if len(boxes) > 1:                      # all boxes of a tile are taken from one block
         block_frames = max(depth, block_frames)
     if block_frames > depth:
