@@ -88,15 +88,15 @@ def walk(s: int, end: int, blocks: int, tail: int) -> int:
     return 0 if end - s == tail else coded(LEFT_OVER, blocks)
 
 
-@compiled(N(N, N, N, N, N, N, N), *MODULES)
-def bitshuffle_lz4(s: int, size: int, to: int, gives: int, item: int, scratch: int, room: int) -> int:
+@compiled(N(N, N, N, N, N, N, N, N), *MODULES)
+def bitshuffle_lz4(s: int, size: int, to: int, gives: int, item: int, most: int, scratch: int, room: int) -> int:
     """Header: bytes in all (64 bits), bytes of a block (32). Blocks: size (32), LZ4. Then up to seven elements as they are."""
     if size < 12:
         return coded(HEADER, 0)
     if big32(s) or big32(s + 4) != gives:
         return coded(TOTAL, 0)
     block, end = big32(s + 8), s + size
-    if block == 0 or block % (GROUP * item):
+    if block == 0 or block % (GROUP * item) or block > most:
         return coded(BLOCK_SIZE, 0)
     s += 12
     whole = gives - gives % (GROUP * item)
@@ -187,7 +187,7 @@ def run(chunks: np.ndarray, chunk_bytes: int, src: int, out: int, statuses: np.n
                 elif kind == BITSHUFFLE:
                     bitshuffle(s, target, gives, item, steps[j, BLOCK], scratch + 2 * room)
                 elif kind == BITSHUFFLE_LZ4:
-                    bad = bitshuffle_lz4(s, size, target, gives, item, scratch + 2 * room, room)
+                    bad = bitshuffle_lz4(s, size, target, gives, item, steps[j, BLOCK], scratch + 2 * room, room)
                 elif kind == LZ4:
                     bad = lz4_blocks(s, size, target, gives, target + writeable)
                 else:

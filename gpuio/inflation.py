@@ -58,7 +58,7 @@ class Rule(IntEnum):
 RULES = {
     Rule.HEADER: "the stored bytes end within the header",
     Rule.TOTAL: "the header announces another size than that of the chunk",
-    Rule.BLOCK_SIZE: "the block size is zero or cuts groups of eight elements",
+    Rule.BLOCK_SIZE: "the block size is zero, cuts groups of eight elements, or is larger than the filter's parameters say",
     Rule.BEYOND: "the block reaches beyond the stored bytes",
     Rule.LEFT_OVER: "the blocks do not end where the stored bytes end",
     Rule.INPUT: "the compressed bytes end within a sequence",
@@ -87,7 +87,7 @@ def inflate_status(code: int) -> str:
 
 
 class Kind(IntEnum):
-    """What a step does. Values are shared with ``inflate.cuh``."""
+    """What a step does."""
 
     FLETCHER32 = 1
     SHUFFLE = 2
@@ -106,8 +106,10 @@ _REGISTERED = {
     4: "SZIP", 5: "n-bit", 6: "scale-offset", 307: "bzip2", 32001: "Blosc", 32013: "ZFP", 32015: "Zstandard", 32017: "SZ",
     32018: "FCIDECOMP", 32019: "JPEG", 32024: "SZ3", 32026: "Blosc2", 32027: "JPEG-XL", 32028: "SPERR",
 }
-#: Elements that blocks of bitshuffle are a multiple of; bytes that they have by default, and the fewest elements then.
-GROUP, _TARGET_BYTES, _FEWEST = 8, 8192, 128
+#: Elements that blocks of bitshuffle are a multiple of, and the fewest that they have by default.
+GROUP, _FEWEST = 8, 128
+#: Bytes of a usual block of bitshuffle; what shared memory of a device has room for.
+BLOCK_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class Step:
     item : int
         Bytes of an element, for shuffles.
     block : int
-        Bytes of a block where no header says it (bitshuffle without a codec), else 0.
+        Bytes of a block: exactly, where no header says it (bitshuffle without a codec); else the most that a header may say
+        (bitshuffle with LZ4), so that memory for blocks does not depend on streams, or what is to be expected (LZ4).
     """
 
     kind: Kind
@@ -159,7 +162,7 @@ def why_not(filters: Sequence[Filter], kinds: frozenset[Kind]) -> str | None:
         if isinstance(kind, str):
             return kind
         if kind not in kinds:
-            return f"filter {item.name} is not inflated"
+            return f"filter {item.name} is not inflated by this engine"
         found.append(kind)
     outer = [kind for i, kind in enumerate(found) if any(k in COMPRESSING for k in found[:i]) and kind != Kind.FLETCHER32]
     if outer:
@@ -204,12 +207,12 @@ def plan_steps(filters: Sequence[Filter], chunk_bytes: int, item_bytes: int, kin
         if kind in (Kind.BITSHUFFLE, Kind.BITSHUFFLE_LZ4):
             if size % element:
                 raise ValueError(f"{item.name} of elements of {element} bytes in {size} bytes; expected a multiple")
-            if kind == Kind.BITSHUFFLE:
-                elements = item.params[3] if len(item.params) > 3 else 0
-                elements = elements or max(_TARGET_BYTES // element // GROUP * GROUP, _FEWEST)
-                if elements < 0 or elements % GROUP:
-                    raise ValueError(f"bitshuffle in blocks of {elements} elements; expected a multiple of {GROUP}")
-                block = elements * element
+            elements = (item.params[3] if len(item.params) > 3 else 0) or max(BLOCK_BYTES // element // GROUP * GROUP, _FEWEST)
+            if elements < 0 or elements % GROUP:
+                raise ValueError(f"bitshuffle in blocks of {elements} elements; expected a multiple of {GROUP}")
+            block = elements * element if kind == Kind.BITSHUFFLE else max(elements * element, BLOCK_BYTES)
+        elif kind == Kind.LZ4:
+            block = max(item.params[0] if item.params else 0, BLOCK_BYTES)
         steps.append(Step(kind, bit, size, element, block))
         size = -1 if size < 0 or kind in COMPRESSING else size + 4 * (kind == Kind.FLETCHER32)
     return tuple(reversed(steps))

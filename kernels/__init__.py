@@ -20,10 +20,11 @@ import numpy as np
 from gpuio import engine
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
 from gpuio.engine import Add, Blocks, Entries, FrameDecoder, Inflater, Output, RepairTable, Staging, TransposeTable
-from gpuio.inflation import plan_steps, why_not
+from gpuio.inflation import why_not
 from gpuio.kernels import _bin, _launch, _scatter, _transpose
 from gpuio.kernels._available import available, forked
 from gpuio.kernels._decoder import CudaDecoder, JoinedDecoder, reading
+from gpuio.kernels._inflate import KINDS, CudaInflater
 from gpuio.kernels._runtime import CupyRuntime, Kernel, Runtime
 from gpuio.layout import Encoding, Filter, Piece
 from gpuio.prepare import check_bin, check_range, check_repair, check_scatter, check_sums, check_transpose
@@ -178,12 +179,11 @@ class CudaEngine:
 
     def inflates(self, filters: Sequence[Filter]) -> str | None:
         """See `gpuio.engine.Engine.inflates`."""
-        return why_not(filters, frozenset())
+        return why_not(filters, KINDS)
 
     def inflater(self, filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> Inflater:
-        """See `gpuio.engine.Engine.inflater`."""
-        plan_steps(filters, chunk_bytes, item_bytes, frozenset())
-        raise ValueError("chunks without filters are not inflated")
+        """See `gpuio.engine.Engine.inflater`; compiles the kernels if this process has not had them yet."""
+        return CudaInflater(self._runtime, self._kernel, self._buffers, filters, chunk_bytes, item_bytes)
 
     def scatter(self, staged: Any, out: Any, entries: Entries) -> None:
         """See `gpuio.engine.Engine.scatter`."""

@@ -1,12 +1,13 @@
 // Lets g++ compile the CUDA kernels unchanged: g++ -std=c++17 -include cuda_on_host.h. Threads of a block run one after
-// another; with -DSHIM_BARRIERS each has a stack of its own, and runs from one __syncthreads to the next before it is the next
-// one's turn. Nothing happens at the same time, but whatever a missing barrier lets happen too early does.
+// another; with -DSHIM_BARRIERS each has a stack of its own, and runs from one barrier (__syncthreads, or that of a warp) to the
+// next before it is the next one's turn. Nothing happens at the same time, but whatever a missing barrier lets happen too early does.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <unordered_set>
 #ifdef SHIM_BARRIERS
+#include <csetjmp>
 #include <memory>
 #include <ucontext.h>
 #include <vector>
@@ -39,6 +40,9 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 {
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
+static inline float __fdividef(float a, float b) { return a / b; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+static inline int atomicMax(int *p, int v) { const int old = *p; return *p = v > old ? v : old, old; }
 static inline float __uint_as_float(unsigned v) { float r; std::memcpy(&r, &v, 4); return r; }
 static inline double __longlong_as_double(long long v) { double r; std::memcpy(&r, &v, 8); return r; }
 
@@ -81,26 +85,84 @@ template <class T> static inline void __stcs(T *p, T v)
 #endif
     *p = v;
 }
+template <class T> static inline void __stwb(T *p, T v) { __stcs(p, v); }
 
 // Barriers. In each round every thread runs up to its next barrier or to its end; all must come to the same.
 static unsigned long long shim_missed_barriers;
 extern "C" unsigned long long shim_missed() { return shim_missed_barriers; }
 #ifdef SHIM_BARRIERS
-struct ShimFiber {
+enum ShimWait { SHIM_RUNS, SHIM_WARP, SHIM_BLOCK, SHIM_DONE };
+// A stack and where it is left. Jumps change stacks without a call of the system; the sanitizer follows only swapcontext.
+struct ShimContext {
     ucontext_t context;
+    bool was_left = false;
+#ifdef __SANITIZE_ADDRESS__
+    void go_to(ShimContext &other) { swapcontext(&context, &other.context); }
+#else
+    jmp_buf left;
+    void go_to(ShimContext &other)
+    {
+        was_left = true;
+        if (_setjmp(left)) return;
+        if (other.was_left) _longjmp(other.left, 1);
+        setcontext(&other.context);
+    }
+#endif
+};
+struct ShimFiber : ShimContext {
     dim3 index;
-    bool done;
+    ShimWait waits;
+    unsigned number, exchanges;
     std::unique_ptr<char[]> stack{new char[65536]};
 };
 static std::vector<ShimFiber> shim_fibers;
-static ucontext_t shim_scheduler;
+static ShimContext shim_scheduler;
 static ShimFiber *shim_running;
 static void (*shim_body)(const void *);
 static const void *shim_argument;
 
-static inline void __syncthreads() { swapcontext(&shim_running->context, &shim_scheduler); }
-static inline void shim_fiber() { shim_body(shim_argument), shim_running->done = true; }
+static inline void shim_wait(ShimWait what) { shim_running->waits = what, shim_running->go_to(shim_scheduler); }
+static inline void __syncthreads() { shim_wait(SHIM_BLOCK); }
+static inline void __syncwarp() { shim_wait(SHIM_WARP); }
+static inline void shim_fiber() { shim_body(shim_argument), shim_wait(SHIM_DONE); }
 template <class Argument, void (*kernel)(Argument)> static void shim_call(const void *argument) { kernel(*(const Argument *)argument); }
+
+// What the lanes of a warp show each other. Two places each: a lane that goes on may show its next value before others have read.
+static std::uint64_t shim_shown[32][2][32];
+static inline const std::uint64_t *shim_show(std::uint64_t value)
+{
+    const unsigned warp = shim_running->number / 32, side = shim_running->exchanges++ % 2;
+    shim_shown[warp][side][shim_running->number % 32] = value;
+    __syncwarp();
+    return shim_shown[warp][side];
+}
+template <class T> static inline T __shfl_sync(unsigned, T value, int lane) { return (T)shim_show(value)[lane % 32]; }
+static inline int __all_sync(unsigned, int predicate)
+{
+    const std::uint64_t *shown = shim_show(predicate != 0);
+    for (int i = 0; i < 32; ++i) predicate = predicate && shown[i];
+    return predicate != 0;
+}
+
+// Runs the fibers of a warp until all wait for the block or are done; those that meet at a barrier must meet at the same.
+static inline void shim_run_warp(std::size_t first, std::size_t last)
+{
+    for (bool again = true; again;) {
+        std::size_t at_warp = 0;
+        for (std::size_t i = first; i < last; ++i) {
+            ShimFiber &f = shim_fibers[i];
+            if (f.waits == SHIM_RUNS) {
+                threadIdx = f.index, shim_running = &f;
+                shim_scheduler.go_to(f);
+            }
+            at_warp += f.waits == SHIM_WARP;
+        }
+        shim_missed_barriers += at_warp > 0 && at_warp < last - first;
+        again = at_warp > 0;
+        for (std::size_t i = first; i < last; ++i)
+            if (shim_fibers[i].waits == SHIM_WARP) shim_fibers[i].waits = SHIM_RUNS;
+    }
+}
 
 static inline void shim_run_block(void (*body)(const void *), const void *argument)
 {
@@ -109,22 +171,18 @@ static inline void shim_run_block(void (*body)(const void *), const void *argume
     if (shim_fibers.size() < n) shim_fibers = std::vector<ShimFiber>(n);
     for (unsigned z = 0; z < blockDim.z; ++z) for (unsigned y = 0; y < blockDim.y; ++y) for (unsigned x = 0; x < blockDim.x; ++x, ++i) {
         ShimFiber &f = shim_fibers[i];
-        f.index = {x, y, z}, f.done = false;
+        f.index = {x, y, z}, f.waits = SHIM_RUNS, f.number = (unsigned)i, f.exchanges = 0, f.was_left = false;
         getcontext(&f.context);
-        f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = 65536, f.context.uc_link = &shim_scheduler;
+        f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = 65536;
         makecontext(&f.context, shim_fiber, 0);
     }
     for (std::size_t done = 0; done < n;) {
+        for (i = 0; i < n; i += 32) shim_run_warp(i, i + 32 < n ? i + 32 : n);
         done = 0;
-        for (i = 0; i < n; ++i) {
-            ShimFiber &f = shim_fibers[i];
-            if (!f.done) {
-                threadIdx = f.index, shim_running = &f;
-                swapcontext(&shim_scheduler, &f.context);
-            }
-            done += f.done;
-        }
+        for (i = 0; i < n; ++i) done += shim_fibers[i].waits == SHIM_DONE;
         shim_missed_barriers += done > 0 && done < n;
+        for (i = 0; i < n; ++i)
+            if (shim_fibers[i].waits == SHIM_BLOCK) shim_fibers[i].waits = SHIM_RUNS;
     }
 }
 #endif

@@ -22,7 +22,8 @@ from gpuio.engine import HostOutput
 from gpuio.kernels import CudaEngine, _bin, _launch, _scatter, _transpose
 
 #: Source files that decode nothing, and the argument of their kernels.
-OTHERS = {"corrections": "RepairCall", "transpose": "TransposeCall", "bin": "BinCall", "scatter": "ScatterCall"}
+OTHERS = {"corrections": "RepairCall", "transpose": "TransposeCall", "bin": "BinCall", "scatter": "ScatterCall",
+          "inflate": "InflateCall", "filters": "InflateCall"}
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 FLAGS = ("-std=c++17", "-shared", "-fPIC", "-O1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -53,6 +54,12 @@ def expressions(file: str, outputs: tuple[str, ...] = tuple(_launch.C_TYPES.valu
         return [_bin.expression(source, target) for source in _launch.C_TYPES for target in _launch.C_TYPES]
     if file == "scatter":
         return [f"scatter<{pixels}, {values}>" for pixels in _scatter.PIXELS.values() for values in dict.fromkeys(_scatter.VALUES.values())]
+    if file == "inflate":
+        blocks = [(item, shared) for item in (1, 2, 4) for shared in ("true", "false")] + [(0, "false")]
+        return ["walk<true>", "walk<false>", "streams<true>", "streams<false>",
+                *(f"bitshuffle<{item}, {packed}, {shared}>" for item, shared in blocks for packed in ("true", "false"))]
+    if file == "filters":
+        return ["move", "fletcher32", *(f"unshuffle<{item}>" for item in (0, 2, 4, 8))]
     sources = [file]
     if file in ("plain", "swap"):
         sources = [f"{file}<{c}>" for c in inputs if file == "plain" or not c.endswith("8") or c == "f8"]
@@ -115,7 +122,7 @@ class HostRuntime:
         argument = OTHERS.get(file, "Call")
         exports = "".join(f"SHIM_EXPORT(kernel_{i}, {name})\n" for i, name in enumerate(names))
         text.write_text(f"{source}\n#define SHIM_ARGUMENT {argument}\n{exports}")
-        barriers = ("-DSHIM_BARRIERS",) if "__syncthreads" in source else ()
+        barriers = ("-DSHIM_BARRIERS",) if "__sync" in source or "_sync(" in source else ()
         subprocess.run(["g++", *FLAGS, *barriers, *self._flags, "-include", HEADER, text, "-o", library], check=True)
         return ctypes.CDLL(str(library)), names
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuio.kernels import _bin, _launch, _scatter, _transpose
+from gpuio.inflation import BLOCK_BYTES, RULE_BITS, Rule
+from gpuio.kernels import _bin, _inflate, _launch, _scatter, _transpose
 from gpuio.layout import Encoding, Piece, placement_table
 from tests.kernels.cuda_on_host import FLAGS, HEADER, OTHERS, why_no_compiler
 
@@ -24,7 +25,7 @@ R12 = Encoding("mib_r12", np.dtype("u2"), 8, 4)
 def test_records_have_the_fields_of_the_kernels_structures_where_these_have_them(tmp_path: Path) -> None:
     structures = {"plain": {"Call": _launch.CALL, "Entry": _launch.ENTRY}, "corrections": {"RepairCall": _launch.REPAIR_CALL},
                   "transpose": {"TransposeCall": _transpose.CALL}, "bin": {"BinCall": _bin.CALL},
-                  "scatter": {"ScatterCall": _scatter.CALL}}
+                  "scatter": {"ScatterCall": _scatter.CALL}, "inflate": {"Task": _inflate.TASK, "InflateCall": _inflate.CALL}}
     for file, records in structures.items():
         expected, numbers = [], []
         for name, dtype in records.items():
@@ -41,11 +42,15 @@ def test_records_have_the_fields_of_the_kernels_structures_where_these_have_them
 def test_source_is_one_text_without_includes() -> None:
     for file in (*_launch.ENCODINGS, *OTHERS):
         text = _launch.source(file)
-        assert "#include" not in text and text.count("__global__") == 1
+        assert "#include" not in text and (text.count("__global__") == 1 or file in ("inflate", "filters"))
         assert f"struct {file}" in text or file in OTHERS
 
 
 def test_numbers_of_the_kernel_files_are_those_of_the_host() -> None:
+    text = _launch.source("inflate")
+    assert re.findall(r"\w+", text.partition("enum Rule {")[2].partition("}")[0]) == ["GOOD", *(rule.name for rule in Rule)][:12]
+    assert f"#define RULE_BITS {RULE_BITS}\n" in text and f"#define SHARED_BLOCK {BLOCK_BYTES}\n" in text
+    assert f"#define WARP {_inflate.WARP}\n" in text and f"#define WARPS {_inflate.WARPS}\n" in text
     text = _launch.source("plain")
     assert f"#define ENTRIES {_launch.ENTRIES}\n" in text and f"#define STARTS {_launch.STARTS}\n" in text
     assert f"__launch_bounds__({_launch.BLOCK})" in text

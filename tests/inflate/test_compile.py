@@ -1,0 +1,38 @@
+"""The kernels that inflate compile for every device that counts, stay in registers, and store in wide pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpuio.kernels import _launch
+from tests.kernels import nvrtc
+from tests.kernels.test_compile import ARCHITECTURES
+
+pytestmark = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.why_not()))
+
+#: 24 warps of a multiprocessor may have 85 registers each; shared memory holds no more of them.
+REGISTERS = 80
+#: Bits of the stores to memory.
+KERNELS = {
+    "inflate": {"walk<true>": {32}, "bitshuffle<1, true, true>": {128}, "bitshuffle<2, true, true>": {128},
+                "bitshuffle<4, true, true>": {128}, "bitshuffle<0, true, false>": {8, 16, 128}, "bitshuffle<2, false, true>": {128},
+                "streams<true>": set(), "streams<false>": set()},
+    "filters": {"move": {128}, "fletcher32": set(), "unshuffle<2>": {128}, "unshuffle<0>": {8}},
+}
+#: 32 planes of a word each, and what they become.
+LARGER = {("bitshuffle<4, true, true>", 100): 96}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("file", KERNELS)
+def test_inflating_stays_in_registers(file: str, architecture: int, tmp_path: Path) -> None:
+    if architecture not in nvrtc.architectures():
+        pytest.skip(f"this NVRTC does not compile for sm_{architecture}")
+    for expression, kernel in nvrtc.compile_kernels(_launch.source(file), list(KERNELS[file]), architecture, tmp_path).items():
+        assert (kernel.stack_bytes, kernel.spill_bytes) == (0, 0), expression
+        assert kernel.registers <= LARGER.get((expression, architecture), REGISTERS), expression
+        assert kernel.instructions, "nvdisasm shows the kernel"
+        assert not kernel.memory("LDL") and not kernel.memory("STL"), expression
+        assert kernel.memory("STG") >= KERNELS[file][expression], expression
