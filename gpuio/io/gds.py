@@ -25,7 +25,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
@@ -168,7 +168,7 @@ class GDSReader:
         if not hasattr(into, "__cuda_array_interface__"):
             raise BackendUnavailable("the gds backend reads into the memory of a GPU, and this is memory of the host; "
                                      "take device='cuda', or another io_backend")
-        with _device_of(into):
+        with _current(into):
             for file, offset, size, at in extents:
                 if size:
                     self._read(file, offset, size, into[at:at + size])
@@ -267,10 +267,16 @@ def _said(error: BaseException) -> str:
     return re.sub(r"^\S.*? at: \S+:\d+: ", "", text)
 
 
-def _device_of(memory: Any) -> AbstractContextManager[Any]:
-    """Makes the device of CuPy memory the current one; nothing to do for memory that names none."""
+@contextmanager
+def _current(memory: Any) -> Iterator[None]:
+    """Makes the device of CuPy memory the current one, and binds its context to the thread, which kvikio expects to find."""
     device: Any = getattr(memory, "device", None)
-    return device if hasattr(device, "__enter__") else nullcontext()
+    if not hasattr(device, "use"):
+        yield
+        return
+    with device:            # by itself it does nothing if the device's number is the current one, as it is in a new thread
+        device.use()
+        yield
 
 
 @cache

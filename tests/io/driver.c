@@ -5,9 +5,14 @@
 #include <string.h>
 
 typedef int Result;
-enum { SUCCESS = 0, NO_DEVICE = 100 };
+enum { SUCCESS = 0, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_CONTEXT = 201 };
 
 static int something;
+
+/* A thread has no context until the one of the device is bound to it, as the runtime does when a device is chosen; and without one
+ * there are no copies. */
+static __thread void *context;
+void bind_context(void) { context = &something; }
 
 /* A function, under the names that its versions have in the library, which has the same answer to everything. */
 #define ANSWERS(name, result) \
@@ -24,7 +29,11 @@ static int something;
 
 /* One that copies. */
 #define COPIES(name) \
-  Result name(void *to, const void *from, size_t n, void *stream) { memcpy(to, from, n); return SUCCESS; } \
+  Result name(void *to, const void *from, size_t n, void *stream) { \
+    if (!context) return INVALID_CONTEXT; \
+    memcpy(to, from, n); \
+    return SUCCESS; \
+  } \
   Result name##_v2(void *to, const void *from, size_t n, void *stream) { return name(to, from, n, stream); }
 
 ANSWERS(cuInit, SUCCESS)
@@ -33,7 +42,7 @@ Result cuDeviceGetCount(int *count) { *count = 0; return SUCCESS; }
 Result cuGetErrorName(Result error, const char **text) { *text = "CUDA_ERROR_NO_DEVICE"; return SUCCESS; }
 Result cuGetErrorString(Result error, const char **text) { *text = "there is no device"; return SUCCESS; }
 
-Result cuMemHostAlloc(void **to, size_t n, unsigned flags) { return posix_memalign(to, 4096, n) ? 2 : SUCCESS; }
+Result cuMemHostAlloc(void **to, size_t n, unsigned flags) { return posix_memalign(to, 4096, n) ? OUT_OF_MEMORY : SUCCESS; }
 Result cuMemFreeHost(void *memory) { free(memory); return SUCCESS; }
 ANSWERS(cuMemHostRegister, SUCCESS)
 ANSWERS(cuMemHostUnregister, SUCCESS)
@@ -41,6 +50,7 @@ COPIES(cuMemcpyHtoDAsync)
 COPIES(cuMemcpyDtoHAsync)
 COPIES(cuMemcpyAsync)
 Result cuMemcpyBatchAsync(void **to, void **from, size_t *n, size_t count) {
+  if (!context) return INVALID_CONTEXT;
   for (size_t i = 0; i < count; ++i) memcpy(to[i], from[i], n[i]);
   return SUCCESS;
 }
@@ -53,7 +63,7 @@ Result cuPointerGetAttributes(unsigned n, int *attributes, void **to, const void
 }
 ANSWERS(cuMemGetAddressRange, NO_DEVICE)
 
-HANDLE(cuCtxGetCurrent)
+Result cuCtxGetCurrent(void **to) { *to = context; return SUCCESS; }
 HANDLE(cuCtxPopCurrent)
 HANDLE(cuCtxCreate)
 ANSWERS(cuCtxPushCurrent, SUCCESS)

@@ -18,13 +18,19 @@ from gpuio.errors import BackendUnavailable, ReadError
 from gpuio.io.backends import GDSBackend
 from gpuio.io.readahead import ReadAhead
 from tests.io.conftest import open_descriptors
-from tests.io.stand_in import room
+from tests.io.stand_in import Chosen, room
 from tests.kernels.simulated import Device, data_sets_on
 
 Write = Callable[..., tuple[str, np.ndarray]]
 NAV, SIG = (11, 13), (17, 29)
 BACKEND = GDSBackend(read_threads=5, compatibility=True)
 SETTINGS = ("compat_mode", "num_threads", "task_size", "gds_threshold", "bounce_buffer_size", "auto_direct_io_read")
+
+
+@pytest.fixture(autouse=True)
+def devices_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("__enter__", "use", "__exit__"):
+        monkeypatch.setattr(Device, name, getattr(Chosen, name), raising=False)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ What is found in that process alone: `HAS_DRIVER`, and the backend "gds" among t
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -23,8 +24,24 @@ ROOT = Path(__file__).parents[2]
 HAS_DRIVER = "GPUIO_TEST_DRIVER" in os.environ
 
 
+class Chosen:
+    """As CuPy's Device: only `use` is sure to bind the context of the device to the thread."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def use(self) -> None:
+        if HAS_DRIVER:
+            ctypes.CDLL("libcuda.so.1").bind_context()
+
+
 class HostDevice(np.ndarray):
     """Host memory that says that it is device memory."""
+
+    device = Chosen()
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

@@ -280,10 +280,17 @@ def test_the_device_of_the_memory_is_the_current_one_while_it_is_read_into(fake:
     path, content = write("a", 4096)
 
     class Device:
+        entered = False
+
         def __enter__(self) -> None:
+            self.entered = True
+
+        def use(self) -> None:
+            assert self.entered, "the caller's device comes back afterwards"
             fake.inside += 1
 
         def __exit__(self, *_: object) -> None:
+            self.entered = False
             fake.inside -= 1
 
     class OnDevice(HostDevice):
