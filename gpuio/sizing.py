@@ -124,7 +124,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     gap, between = _gap(layout, frames, needed)
     mapped = backend.gives_views and not on_device and not layout.is_gathered
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
-    slots, read_threads = (3, backend.read_threads) if (cold or on_device or backend.alignment > 1) and not mapped else (1, 0)
+    one_reads = threads > 0 and backend.read_threads == 1      # what is computed would be computed by each of the threads
+    slots, read_threads = (3, backend.read_threads) if (cold or on_device or one_reads or backend.alignment > 1) and not mapped else (1, 0)
     outputs = 2 if on_device else threads + 1 if threads else 1
     if layout.chunks is not None:
         return _chunk_sizes(layout, layout.chunks, backend, frames, frame_out, depth, memory, outputs, on_device, cold)

@@ -64,7 +64,7 @@ def take(data: Any) -> Taken:
     try:
         return Taken(np.asarray(memoryview(data)), None)
     except (TypeError, ValueError) as error:
-        raise DataSetException(f"data is {_name(data)}; expected an array; of nested lists, pass np.array(data)") from error
+        raise DataSetException(f"data is {_name(data)}; expected an array in memory; pass np.asarray(data)") from error
 
 
 def is_sparse(data: Any) -> bool:

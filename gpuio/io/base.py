@@ -68,6 +68,10 @@ class Transport(Protocol):
     def read_threads(self) -> int:
         """Threads that read ahead, where that pays, and so requests in flight; 0: none may."""
 
+    @property
+    def gives_views(self) -> bool:
+        """Whether bytes can be used where they lie, in host memory; readers then have `map`, as `gpuio.io.mmap.MappedReader`."""
+
     def unavailable(self, path: str | None = None) -> str | None:
         """Why this transport cannot be used here, or with the file system of `path`; None if it can."""
 

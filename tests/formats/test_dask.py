@@ -149,6 +149,15 @@ def test_a_stream_computes_each_block_once_and_only_those_that_it_needs():
     assert computed[2, 0, 0, 0] == 2
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_that_decode_ahead_share_what_is_computed(threads):
+    items = random_items(7, (5, 40, 32, 32), "u2")
+    array, computed = counted(items, (1, 40, 32, 32))
+    tiles = [tile.data.copy() for tile in load(array, min_size=0).tiles(threads=threads, depth=7, memory=200_000)]
+    np.testing.assert_array_equal(np.concatenate(tiles), items.reshape(-1, 32, 32))
+    assert len(computed) == 5 and set(computed.values()) == {1}
+
+
 @pytest.mark.parametrize("depth", [2, 5, 100])
 def test_one_block_is_in_memory_at_a_time(depth):
     made, alive = [], []

@@ -308,7 +308,7 @@ def test_sparse_arrays_that_do_not_fit_are_refused(make, parameters, error, mess
 
 @pytest.mark.parametrize("data, parameters, error, message", [
     (None, {}, DataSetException, "neither data nor a datashape"),
-    ([[1, 2], [3, 4]], {}, DataSetException, r"data is list; expected an array; of nested lists, pass np\.array"),
+    ([[1, 2], [3, 4]], {}, DataSetException, r"data is list; expected an array in memory; pass np\.asarray"),
     (7, {}, DataSetException, "data is int; expected an array"),
     (np.ma.masked_array([[1, 2]], [[0, 1]]), {}, UnsupportedFeature, r"masked array .* data\.filled\(value\)"),
     (np.array([[1, "a"]], object), {}, UnsupportedFeature, "dtype object cannot be decoded"),
