@@ -28,8 +28,8 @@ from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
 from gpuio.reduction import Crop, Reduction, binned_dtype
 from gpuio.shape import Shape, Slice
-from gpuio.sizing import frame_bytes, in_place
 from gpuio.source import HostFiles, Source
+from gpuio.transport import choose_transport
 
 if TYPE_CHECKING:
     from gpuio.explain import Explanation
@@ -269,15 +269,7 @@ class DataSet(Exchange):
         """Backend for a stream, whether files are cold, and why this one."""
         if self._io_backend is not None:
             return self._io_backend, False, "asked for"
-        from gpuio.io import choose
-
-        if self.layout.chunks is not None:
-            return choose(self.layout.chunks.files, self.layout.chunks.sizes)
-        if self.layout.sparse is not None:
-            return choose(self.layout.paths, [None] * 3)
-        files, on_device = self.layout.numbered_files()[0] if self.layout.strided is None else [], self.device != "cpu"
-        return choose([f.path for f in files], [f.size for f in files], in_place=not on_device and in_place(self.layout),
-                      on_device=on_device, frame_bytes=frame_bytes(self.layout))
+        return choose_transport(self.layout, self.device)
 
     def reduce(self, crop: Crop | None = None, bin_sig: int | Sequence[int] | None = None, dtype: Any = None) -> DataSet:
         """The same data set with less of the detector: every way to pixels gives the reduced frames.
@@ -337,7 +329,8 @@ class DataSet(Exchange):
         """The partitions, in order."""
         for part_slice, start, stop in self.get_slices():
             yield BasePartition(self._known, part_slice, self._fileset, start, stop - start, self.get_io_backend(), self.get_decoder(),
-                                layout=self.layout, engine_name=self.device, reduction=self._reduction)
+                                layout=self.layout, engine_name=self.device, reduction=self._reduction,
+                                chooses=self._io_backend is None)
 
     @property
     def _fileset(self) -> FileSet:

@@ -23,6 +23,7 @@ from gpuio.meta import DataSetMeta
 from gpuio.reduction import Reduction
 from gpuio.shape import Shape, Slice
 from gpuio.tile import DataTile
+from gpuio.transport import choose_transport
 
 
 class Partition:
@@ -117,6 +118,8 @@ class BasePartition(Partition):
         What the format handed over, and the engine that decodes; without a layout frames are plain items of the files' dtype.
     reduction
         Crop and binning of the detector.
+    chooses
+        Read by whatever suits the files when they are read, not by `io_backend`, which nobody asked for.
 
     Raises
     ------
@@ -126,12 +129,12 @@ class BasePartition(Partition):
 
     def __init__(self, meta: DataSetMeta, partition_slice: Slice, fileset: FileSet, start_frame: int, num_frames: int, io_backend: Any,
                  decoder: Any = None, *, layout: Layout | None = None, engine_name: str = "cpu",
-                 reduction: Reduction | None = None) -> None:
+                 reduction: Reduction | None = None, chooses: bool = False) -> None:
         super().__init__(meta, partition_slice, io_backend, decoder)
         if num_frames <= 0:
             raise ValueError(f"a partition needs at least one frame; num_frames is {num_frames}")
         self._start_frame, self._num_frames = start_frame, num_frames
-        self._engine_name, self._reduction = engine_name, reduction
+        self._engine_name, self._reduction, self._chooses = engine_name, reduction, chooses
         stop = min(start_frame + num_frames, meta.image_count)
         self._fileset = _touched(fileset, start_frame, stop)
         layout = layout or _plain_layout(meta, fileset)
@@ -156,6 +159,15 @@ class BasePartition(Partition):
     @property
     def _engine(self) -> Engine:
         return get_engine(self._engine_name)
+
+    def set_io_backend(self, backend: Any) -> None:
+        """Read through `backend` from now on."""
+        super().set_io_backend(backend)
+        self._chooses = False
+
+    def _transport(self) -> tuple[Any, bool]:
+        """What to read with, and whether files are cold."""
+        return choose_transport(self._layout, self._engine_name)[:2] if self._chooses else (self._io_backend, False)
 
     def get_max_io_size(self) -> int | None:
         """Of the I/O backend."""
@@ -194,9 +206,10 @@ class BasePartition(Partition):
             return
         nav, frames = self._selected(roi)
         boxes = [Box(tuple(s.origin), tuple(s.shape), index) for index, s in scheme.slices]
+        backend, cold = self._transport()
         yield from pipeline.tiles(
-            self._layout, self._engine, self._io_backend, nav, frames, boxes=boxes, dtype=dtype, depth=scheme.depth,
-            corrections=self._corrections, repair_whole=False, memory=_TILES_MEMORY, views=roi is None,
+            self._layout, self._engine, backend, nav, frames, boxes=boxes, dtype=dtype, depth=scheme.depth,
+            corrections=self._corrections, repair_whole=False, memory=_TILES_MEMORY, views=roi is None, cold=cold,
             reduction=self._reduction,
         )
 
@@ -242,8 +255,9 @@ class BasePartition(Partition):
             nav, frames = self._selected(roi)
             target = np.full(count, -1, dtype=np.int64)
             target[nav - origin] = frames
-            pipeline.read_frames(self._layout, self._engine, self._io_backend, target, out, corrections=self._corrections,
-                                 memory=_TILES_MEMORY, reduction=self._reduction)
+            backend, cold = self._transport()
+            pipeline.read_frames(self._layout, self._engine, backend, target, out, corrections=self._corrections,
+                                 memory=_TILES_MEMORY, cold=cold, reduction=self._reduction)
         return DataTile(out, Slice((origin, *(0,) * len(sig)), Shape((count, *sig), sig_dims=len(sig))), 0)
 
 

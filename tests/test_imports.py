@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "values": "errors extras hostarray shape fileset layout inflation findings meta reduction source tile corrections engine "
               "conversion prepare chunks",
-    "stream": "workers sums blocks chunk_blocks boxes sizing pipeline access exchange messages partition dataset explain ceilings",
+    "stream": "workers sums blocks chunk_blocks boxes sizing transport pipeline access exchange messages partition dataset explain "
+              "ceilings",
     "door": "__init__ base",
     "edge": "__main__ demo check candidates preview warmup testing",
 }

@@ -7,6 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
+import gpuio
+from gpuio import transport
+from gpuio.base import BufferedBackend, MMapBackend, TilingScheme
 from gpuio.geometry.partition import get_num_partitions, make_slices, partition_shape
 from gpuio.shape import Shape, Slice
 
@@ -74,3 +77,36 @@ def test_partition_shape(dtype, target, least, expected):
 def test_a_target_below_one_pixel_is_refused():
     with pytest.raises(ValueError, match="cannot hold one pixel"):
         partition_shape(Shape((4, 4, 8, 8), sig_dims=2), "float32", 3, 1)
+
+
+def test_a_partition_reads_as_asked_or_as_suits_its_own_files_at_that_time(tmp_path, monkeypatch):
+    frames = np.random.default_rng(1).integers(0, 999, (12, 5, 7), dtype="u2")
+    paths = []
+    for number in range(4):
+        paths.append(str(tmp_path / f"{number}.raw"))
+        frames[3 * number:3 * number + 3].tofile(paths[-1])
+    asked = []
+
+    def choose(files, sizes, **facts):
+        asked.append(list(files))
+        return BufferedBackend(), True, "cold"
+
+    monkeypatch.setattr(transport, "choose", choose)
+    parameters = {"path": paths, "nav_shape": (12,), "sig_shape": (5, 7), "dtype": "u2", "device": "cpu"}
+    ds = gpuio.load("raw", **parameters)
+    ds.set_num_partitions(4)
+    assert asked == []
+    scheme = TilingScheme.make_for_shape(Shape((2, 5, 7), sig_dims=2), ds.shape)
+    for number, part in enumerate(ds.get_partitions()):
+        assert part.get_io_backend() == MMapBackend()
+        found = np.concatenate([tile.data.copy() for tile in part.get_tiles(scheme, "u2")])
+        assert np.array_equal(found, frames[3 * number:3 * number + 3])
+        assert np.array_equal(part.get_macrotile("u2").data, found)
+    assert asked == [[path] for path in paths for _ in range(2)]
+    asked.clear()
+    explicit = gpuio.load("raw", **parameters, io_backend=MMapBackend())
+    parts = [*explicit.get_partitions(), next(ds.get_partitions())]
+    parts[-1].set_io_backend(BufferedBackend())
+    for part in parts:
+        assert np.array_equal(part.get_macrotile("u2").data, frames[part.slice.get(nav_only=True)])
+    assert asked == []
