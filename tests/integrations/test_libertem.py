@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import pytest
+import sparse
 
 import gpuio
 from gpuio import engine as engines
@@ -34,6 +36,7 @@ from libertem.io.corrections import CorrectionSet
 from libertem.io.dataset import base as peer
 from libertem.udf import UDF
 from libertem.udf.base import _execution_plan
+from libertem.udf.raw import PickUDF
 from libertem.udf.sum import SumUDF
 
 pytestmark = pytest.mark.filterwarnings("ignore:'where' used without 'out'")        # by LiberTEM's CoMUDF
@@ -327,6 +330,35 @@ def test_ways_to_load(scans, inline):
     for ds in (gpuio.libertem.load(inline, "auto", path=scan.path), gpuio.libertem.load(inline, "npy", Path(scan.path)),
                gpuio.libertem.load(inline, opened), inline.load(gpuio.libertem.DataSet, opened)):
         assert np.array_equal(inline.run_udf(ds, SumUDF(dtype="float64"))["intensity"].data, scan.truth(Run())["sum"])
+
+
+@pytest.mark.parametrize(("dtype", "nav", "sig"), [
+    ("i4", (3, 4, 5), (41,)), ("c8", (4, 5), (9, 7)), ("?", (4, 5), (9, 7)), ("u1", (17,), (5, 3, 7)),
+])
+def test_axes_and_dtypes(tmp_path, inline, dtype, nav, sig):
+    values = np.random.default_rng(13).integers(0, 99, (*nav, *sig))
+    array = (values % 2 if dtype == "?" else values * (1 + 2j) if dtype == "c8" else values).astype(dtype)
+    np.save(tmp_path / "scan.npy", array)
+    ds = gpuio.libertem.load(inline, "npy", path=tmp_path / "scan.npy", sig_dims=len(sig), num_partitions=3)
+    assert (ds.dtype, tuple(ds.shape), ds.shape.nav.dims) == (dtype, (*nav, *sig), len(nav))
+    total = inline.run_udf(ds, SumUDF())["intensity"].data
+    assert np.array_equal(total, array.sum(axis=tuple(range(len(nav)))))
+    roi = np.random.default_rng(14).random(nav) < 0.4
+    assert np.array_equal(inline.run_udf(ds, PickUDF(), roi=sparse.COO.from_numpy(roi))["intensity"].data, array[roi])
+
+
+def test_data_sets_that_are_no_files_or_reduced(scans, inline):
+    scan = scans["npy"]
+    frames = scan.stored.astype("u2").reshape(*NAV, *scan.case.sig)
+    for data, expected in [
+        (gpuio.load("memory", data=frames), frames),
+        (gpuio.load("dask", dask.array.from_array(frames, chunks=(2, 7, 29, 31)), sig_dims=2), frames),
+        (gpuio.open(scan.path, crop=(slice(3, 23), slice(2, 31))), frames[:, :, 3:23, 2:31]),
+        (gpuio.open(scan.path, bin_sig=(1, 31)), frames.sum(axis=3, keepdims=True)),
+    ]:
+        ds = gpuio.libertem.load(inline, data, num_partitions=PARTITIONS)
+        assert np.array_equal(inline.run_udf(ds, SumUDF(dtype="float64"))["intensity"].data, expected.sum(axis=(0, 1)))
+        assert tuple(ds.shape) == expected.shape
 
 
 def test_io_backends_of_libertem_become_those_of_gpuio(scans, inline):
