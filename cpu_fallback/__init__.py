@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
-from gpuio.cpu_fallback._table import plan_walk
+from gpuio.cpu_fallback._table import WIDE_MAPS, plan_walk
 from gpuio.engine import PAGE, Add, Blocks, Decode, Entries, FrameAdder, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
 from gpuio.extras import extra
@@ -203,10 +203,13 @@ class CpuDecoder:
                              f"{encoding.group_pixels} pixels; expected {unpacker.group_bytes} and {unpacker.group_pixels}")
         self._limits = check_placements(encoding, placements, frame_pixels)
         self._dark, self._gain = check_maps(dtype, frame_pixels, dark, gain)
+        if self._dark is not None and self._gain is not None and 2 * 8 * frame_pixels <= WIDE_MAPS:
+            self._dark, self._gain = self._dark.astype(np.float64), self._gain.astype(np.float64)
         maps = [m for m in (self._dark, self._gain) if m is not None]
         kind = "" if not maps else maps[0].dtype.str[1:] + ("d" if self._dark is not None else "") + ("g" if self._gain is not None else "")
         self._walk = plan_walk(placements, encoding, unpacker.step, sum(m.nbytes for m in maps))
-        self._loop = compile_variant(unpacker, _target(encoding.dtype, dtype), kind, self._walk.known_pixels, self._walk.known_repeats)
+        walk = self._walk
+        self._loop = compile_variant(unpacker, _target(encoding.dtype, dtype), kind, walk.known_pixels, walk.known_repeats, walk.ahead)
         self._dtype, self._frame_pixels, self._param = dtype, frame_pixels, encoding.param
 
     def bind(self, staged: Any, starts: np.ndarray, out: np.ndarray) -> Decode:
@@ -232,7 +235,7 @@ class CpuDecoder:
         # Addresses are taken once: `array.ctypes.data` costs more than a call of the loop.
         loop, walk, param, maps = self._loop, self._walk, self._param, (self._dark, self._gain)
         dark, gain = (0 if m is None else m.ctypes.data for m in maps)
-        table, entries, height, band = walk.table.ctypes.data, len(walk.table), walk.height, walk.band
+        table, entries, height, band, stripe = walk.table.ctypes.data, len(walk.table), walk.height, walk.band, walk.stripe
         limits, n_limits = allowed.ctypes.data, len(allowed)
         first_start, start_bytes = starts.ctypes.data, starts.strides[0]
         first_out, frame_bytes = out.ctypes.data, pixels * out.itemsize
@@ -241,7 +244,7 @@ class CpuDecoder:
             if first < 0 or at < 0 or count < 0 or first + count > frames or at + count > depth:
                 raise IndexError(f"frames {first} to {first + count} into {at} to {at + count}: "
                                  f"there are {len(starts)} starts, and out holds {len(out)} frames")
-            bad = loop(src, first_start + first * start_bytes, count, parts, limits, n_limits, table, entries, height, band,
+            bad = loop(src, first_start + first * start_bytes, count, parts, limits, n_limits, table, entries, height, band, stripe,
                        first_out + at * frame_bytes, dark, gain, pixels, param)
             if bad >= 0:
                 raise ValueError(f"frame {first + bad} starts at {starts[first + bad].tolist()}; expected starts from "

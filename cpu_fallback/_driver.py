@@ -6,7 +6,8 @@ the staged bytes and nothing else: table and maps were checked by `gpuio.prepare
 
 Shape, and why:
 
-- **bands** of rows are outside of the frames, so that maps, or stored rows that several entries share, stay in the cache;
+- **bands** of rows are outside of the frames, so that maps stay in the cache; within a band and frame, **stripes** of a few rows are
+  outside of the entries, so that stored rows that several entries share are read once, and front to back;
 - the rest of a run that is no whole step is one step that overlaps the one before (the same values are written twice);
   only where a group is cut, or the run is shorter than a step, is a step masked. No byte behind a run's last group is
   ever read, so mapped files need no padding;
@@ -62,7 +63,7 @@ at: Any = intrinsic(_at)
 
 
 def loop(src: int, starts: int, frames: int, parts: int, limits: int, n_limits: int, table: int, entries: int, height: int,
-         band: int, out: int, dark: int, gain: int, frame_pixels: int, param: int) -> int:
+         band: int, stripe: int, out: int, dark: int, gain: int, frame_pixels: int, param: int) -> int:
     """Decode; all arguments are int64, the first of each group an address.
 
     Returns -1, or the number of the frame whose start lies outside of `limits` (int64[n_limits, 2], lowest and highest
@@ -73,65 +74,66 @@ def loop(src: int, starts: int, frames: int, parts: int, limits: int, n_limits: 
             start = at(starts, f * parts + p)
             if start < at(limits, 2 * p) or start > at(limits, 2 * p + 1):
                 return f
-    for y0 in range(0, height, band):
+    for top in range(0, height, band):
         for f in range(frames):
             to = out + f * frame_pixels * OUT_BYTES
-            for k in range(0, entries * COLUMNS, COLUMNS):
-                repeats = KNOWN_REPEATS if KNOWN_REPEATS else at(table, k + REPEATS)
-                rep_src = at(table, k + REP_SRC)
-                rep_pos = at(table, k + REP_POS)
-                row_src = at(table, k + ROW_SRC)
-                row_pos = at(table, k + ROW_POS)
-                skipped = at(table, k + SKIPPED)
-                flip = at(table, k + REVERSED)
-                way = -1 if flip else 1
-                rows = min(y0 + band, at(table, k + ROWS)) - y0
-                # Positions and addresses are those of the run's first group; `skipped` pixels of it are left out.
-                ps = src + at(starts, f * parts + at(table, k + PART)) + at(table, k + SRC) + y0 * row_src
-                q = at(table, k + POS) + y0 * row_pos - way * skipped
-                end = KNOWN_PIXELS if KNOWN_PIXELS else skipped + at(table, k + PIXELS)
-                head = 0 if KNOWN_PIXELS else min(skipped, 1)                       # the first step is masked
-                whole = max(0, end // STEP - head)                              # steps that need no mask
-                rest = end % STEP if end > STEP or head == 0 else 0
-                overlaps = rest > 0 and end - skipped >= STEP and end % GROUP == 0
-                if whole > 1:
-                    for y in range(rows):
-                        for r in range(repeats):
-                            s = ps + head * STEP_BYTES + y * row_src + r * rep_src
-                            d = q + way * head * STEP + y * row_pos + r * rep_pos
-                            if flip:
-                                for j in range(whole):
-                                    backward(s + j * STEP_BYTES, d - j * STEP, to, dark, gain, 0, 0, param)
-                            else:
-                                for j in range(whole):
-                                    forward(s + j * STEP_BYTES, d + j * STEP, to, dark, gain, 0, 0, param)
-                for last in range(0 if whole == 1 else 1, 2 if overlaps else 1):    # one step a run: the only one, or the rest
-                    x = end - STEP if last else head * STEP
-                    s = ps + x // GROUP * (STEP_BYTES // (STEP // GROUP))
-                    d = q + way * x
-                    n_inner, s_inner, d_inner, n_outer, s_outer, d_outer = repeats, rep_src, rep_pos, rows, row_src, row_pos
-                    if repeats == 1:
-                        n_inner, s_inner, d_inner, n_outer = rows, row_src, row_pos, 1
-                    for y in range(n_outer):
-                        if flip:
-                            for r in range(n_inner):
-                                backward(s + y * s_outer + r * s_inner, d + y * d_outer + r * d_inner, to, dark, gain, 0, 0, param)
-                        else:
-                            for r in range(n_inner):
-                                forward(s + y * s_outer + r * s_inner, d + y * d_outer + r * d_inner, to, dark, gain, 0, 0, param)
-                if head or (rest and not overlaps):
-                    for y in range(rows):
-                        for r in range(repeats):
-                            for last in range(1 - head, 2 if rest and not overlaps else 1):
-                                x = end // STEP * last
-                                s = ps + y * row_src + r * rep_src + x * STEP_BYTES
-                                d = q + y * row_pos + r * rep_pos + way * x * STEP
-                                low = 0 if last else skipped
-                                high = rest if last else min(STEP, end)
+            for y0 in range(top, min(top + band, height), stripe):
+                for k in range(0, entries * COLUMNS, COLUMNS):
+                    repeats = KNOWN_REPEATS if KNOWN_REPEATS else at(table, k + REPEATS)
+                    rep_src = at(table, k + REP_SRC)
+                    rep_pos = at(table, k + REP_POS)
+                    row_src = at(table, k + ROW_SRC)
+                    row_pos = at(table, k + ROW_POS)
+                    skipped = at(table, k + SKIPPED)
+                    flip = at(table, k + REVERSED)
+                    way = -1 if flip else 1
+                    rows = min(y0 + stripe, top + band, at(table, k + ROWS)) - y0
+                    # Positions and addresses are those of the run's first group; `skipped` pixels of it are left out.
+                    ps = src + at(starts, f * parts + at(table, k + PART)) + at(table, k + SRC) + y0 * row_src
+                    q = at(table, k + POS) + y0 * row_pos - way * skipped
+                    end = KNOWN_PIXELS if KNOWN_PIXELS else skipped + at(table, k + PIXELS)
+                    head = 0 if KNOWN_PIXELS else min(skipped, 1)                       # the first step is masked
+                    whole = max(0, end // STEP - head)                              # steps that need no mask
+                    rest = end % STEP if end > STEP or head == 0 else 0
+                    overlaps = rest > 0 and end - skipped >= STEP and end % GROUP == 0
+                    if whole > 1:
+                        for y in range(rows):
+                            for r in range(repeats):
+                                s = ps + head * STEP_BYTES + y * row_src + r * rep_src
+                                d = q + way * head * STEP + y * row_pos + r * rep_pos
                                 if flip:
-                                    backward_part(s, d, to, dark, gain, low, high, param)
+                                    for j in range(whole):
+                                        backward(s + j * STEP_BYTES, d - j * STEP, to, dark, gain, 0, 0, param)
                                 else:
-                                    forward_part(s, d, to, dark, gain, low, high, param)
+                                    for j in range(whole):
+                                        forward(s + j * STEP_BYTES, d + j * STEP, to, dark, gain, 0, 0, param)
+                    for last in range(0 if whole == 1 else 1, 2 if overlaps else 1):    # one step a run: the only one, or the rest
+                        x = end - STEP if last else head * STEP
+                        s = ps + x // GROUP * (STEP_BYTES // (STEP // GROUP))
+                        d = q + way * x
+                        n_inner, s_inner, d_inner, n_outer, s_outer, d_outer = repeats, rep_src, rep_pos, rows, row_src, row_pos
+                        if repeats == 1:
+                            n_inner, s_inner, d_inner, n_outer = rows, row_src, row_pos, 1
+                        for y in range(n_outer):
+                            if flip:
+                                for r in range(n_inner):
+                                    backward(s + y * s_outer + r * s_inner, d + y * d_outer + r * d_inner, to, dark, gain, 0, 0, param)
+                            else:
+                                for r in range(n_inner):
+                                    forward(s + y * s_outer + r * s_inner, d + y * d_outer + r * d_inner, to, dark, gain, 0, 0, param)
+                    if head or (rest and not overlaps):
+                        for y in range(rows):
+                            for r in range(repeats):
+                                for last in range(1 - head, 2 if rest and not overlaps else 1):
+                                    x = end // STEP * last
+                                    s = ps + y * row_src + r * rep_src + x * STEP_BYTES
+                                    d = q + y * row_pos + r * rep_pos + way * x * STEP
+                                    low = 0 if last else skipped
+                                    high = rest if last else min(STEP, end)
+                                    if flip:
+                                        backward_part(s, d, to, dark, gain, low, high, param)
+                                    else:
+                                        forward_part(s, d, to, dark, gain, low, high, param)
     return -1
 
 
@@ -176,10 +178,10 @@ def find(module: str, name: str, dtype: np.dtype) -> Unpacker:
     return unpacker(dtype)
 
 
-def variant_name(unpacker: Unpacker, target: str, maps: str, known_pixels: int, known_repeats: int) -> str:
+def variant_name(unpacker: Unpacker, target: str, maps: str, known_pixels: int, known_repeats: int, ahead: int) -> str:
     """All that machine code depends on: the variant and the sources it is made from."""
     module = type(unpacker).__module__.rpartition(".")[2]
-    return "_".join([module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", digest(module)])
+    return "_".join([module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", str(ahead), digest(module)])
 
 
 @functools.cache
@@ -191,23 +193,23 @@ def digest(*modules: str) -> str:
     return sources.hexdigest()[:12]
 
 
-def compile_variant(unpacker: Unpacker, target: str, maps: str, known_pixels: int = 0, known_repeats: int = 0) -> Any:
+def compile_variant(unpacker: Unpacker, target: str, maps: str, known_pixels: int = 0, known_repeats: int = 0, ahead: int = 0) -> Any:
     """The loop as machine code: from this process, from disk, or compiled (about a second).
 
     Parameters
     ----------
-    target, maps
+    target, maps, ahead
         As for `_step.make_step`.
     known_pixels, known_repeats
         Length of all runs, which begin at a group, and how often they repeat, to be compiled in; 0: unknown.
     """
-    name = variant_name(unpacker, target, maps, known_pixels, known_repeats)
+    name = variant_name(unpacker, target, maps, known_pixels, known_repeats, ahead)
     with _lock:             # else threads that start together compile the same thing
         if name not in _compiled:
             own = {**globals(), "OUT_BYTES": size_of(KINDS[target]), "STEP": unpacker.step, "STEP_BYTES": unpacker.step_bytes,
                    "GROUP": unpacker.group_pixels, "KNOWN_PIXELS": known_pixels, "KNOWN_REPEATS": known_repeats}
             for backward_too, word in ((False, "forward"), (True, "backward")):
-                own[word] = make_step(unpacker, target, maps, backward_too, partial=False)
+                own[word] = make_step(unpacker, target, maps, backward_too, partial=False, ahead=ahead)
                 own[f"{word}_part"] = make_step(unpacker, target, maps, backward_too, partial=True)
             function = python_types.FunctionType(loop.__code__, own)
             function.__module__, function.__qualname__ = __name__, name

@@ -74,10 +74,10 @@ def _truncate(b: Any, v: Any, target: str, to: Any) -> Any:
     return v if wide == to else b.trunc(v, to)
 
 
-def correct(b: Any, v: Any, dark: Any, gain: Any) -> Any:
-    """Subtract and multiply vectors of maps where there are any."""
-    to, maps = v.type, [m for m in (dark, gain) if m is not None]
-    inner = to if len(maps) == 1 and maps[0].type == to else ir.VectorType(F64, to.count)
+def correct(b: Any, v: Any, dark: Any, gain: Any, element: Any) -> Any:
+    """Subtract and multiply vectors of maps where there are any, for lanes of `element`; `v` may be wider."""
+    to, maps = ir.VectorType(element, v.type.count), [m for m in (dark, gain) if m is not None]
+    inner = v.type if len(maps) == 1 and maps[0].type == v.type else ir.VectorType(F64, to.count)
 
     def wide(x: Any) -> Any:
         return x if x.type == inner else b.fpext(x, inner)
@@ -109,7 +109,15 @@ def store(b: Any, value: Any, address: Any, mask: Any) -> None:
         b.store(value, pointer).align = 1
 
 
-def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partial: bool) -> Any:
+def prefetch(b: Any, address: Any) -> None:
+    """Have the cache line of an address fetched; it may be any address."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    name = "llvm.prefetch.p0"
+    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
+    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(3), I32(1)])        # to be read, again, as data
+
+
+def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partial: bool, ahead: int = 0) -> Any:
     """The intrinsic ``step(src, position, out, dark, gain, low, high, param)``: a step that is read at `src`.
 
     Parameters
@@ -122,13 +130,19 @@ def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partia
         The first pixel goes to `position` and further ones before it; else behind it.
     partial
         Only pixels ``low <= k < high`` of the step are stored, and only the groups up to `high` are read.
+    ahead
+        Bytes behind `src` that are fetched into the cache; 0: none.
     """
     source, element = unpacker.dtype, KINDS[target]
+    # Integers of up to 16 bits are the same in float32 and float64: where both maps are, they become float64 at once.
+    inner = "f8" if maps.endswith("dg") and source.kind in "ui" and source.itemsize <= 2 else target
     step_bytes, group_bytes, group_pixels = unpacker.step_bytes, unpacker.group_bytes, unpacker.group_pixels
 
     def step(typing: Any, src: Any, position: Any, out: Any, dark: Any, gain: Any, low: Any, high: Any, param: Any) -> Any:
         def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
             src, position, out, dark, gain, low, high, param = args
+            if ahead:
+                prefetch(b, b.add(src, I64(ahead)))
             readable = b.mul(b.udiv(b.add(high, I64(group_pixels - 1)), I64(group_pixels)), I64(group_bytes)) if partial else None
 
             def get(distance: Any = None) -> Any:
@@ -137,7 +151,7 @@ def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partia
 
             first = 0
             for v in unpacker.unpack(b, get, param):
-                v = convert(b, v, source, target)
+                v = convert(b, v, source, inner)
                 count = v.type.count
                 order = list(range(count))[::-1 if backward else 1]
                 if backward:
@@ -152,7 +166,7 @@ def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partia
                     dark_v, gain_v = (
                         load(b, b.add(base, b.mul(lowest, I64(size_of(of_maps.element)))), of_maps, mask) if letter in maps else None
                         for letter, base in (("d", dark), ("g", gain)))
-                    v = correct(b, v, dark_v, gain_v)
+                    v = correct(b, v, dark_v, gain_v, element)
                 store(b, v, b.add(out, b.mul(lowest, I64(size_of(element)))), mask)
                 first += count
             return context.get_dummy_value()

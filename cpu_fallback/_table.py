@@ -3,7 +3,8 @@
 Measured, GB/s of packed u16 to float32 with dark and gain, several frames a call: on Intel Cascade Lake (L2 of 1 MiB, slow
 L3) frames of 1024 x 1024 go from 2.0 to 2.8 in bands of 4 to 32 rows. On AMD EPYC (L2 of 1 MiB, L3 of 32 MiB) the same
 frames fall from 6.4 to 5.4, and only those whose maps leave L3 gain: 4096 x 4096 goes from 4.0 to 5.1 in bands of 65536
-pixels. A 2x2 quad, whose stored rows hold top and bottom chips, gains 1 to 20 % from bands of 16 rows. K2IS blocks, 16 side by
+pixels. Stored rows that hold runs of several entries, as those of a 2x2 quad or a folded frame, are read at 7 (12 bit) and
+6 (FRMS6) entry by entry, at 13 and 14 row by row in the order of the file: only so does the processor read ahead. K2IS blocks, 16 side by
 side, go from 7.2 to 10.3 (half a sector) and from 4.8 to 6.4 (whole frames) when only 4 are walked side by side (AMD; no maps).
 """
 
@@ -16,13 +17,18 @@ import numpy as np
 from gpuio.engine import cpu_vendor
 from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding
 
-#: Rows of a band where several entries take pixels from the same stored rows.
-SHARED_ROWS = 16
+#: Bytes to fetch ahead where runs are short: the processor's own reading ahead loses their track (measured: FRMS6 +30 % from mapped files).
+AHEAD = 2048
+#: Stored bytes that an entry should take at a time where several take pixels from the same stored rows: less costs more than it gains.
+STRIPE_BYTES = 256
 #: Repeats of a single step that are walked side by side: each is a stream of bytes for the processor to prefetch.
 STREAMS = 4
 _FAST_L3 = cpu_vendor() == "AuthenticAMD"
 #: Maps that take more than this are walked in bands: half of L3 where it is fast, else of L2.
 CACHED_MAPS = 16 << 20 if _FAST_L3 else 512 << 10
+#: Dark and gain together are kept in float64, in which they are applied, up to this size: more of the cache costs less there than
+#: converting them anew for each frame (measured on AMD EPYC: 256 x 256 pixels +20 %, 512 x 512 +10 %, 1024 x 1024 would lose a quarter).
+WIDE_MAPS = 4 << 20 if _FAST_L3 else CACHED_MAPS
 #: Pixels of a band where maps are large: both maps in float32 take 8 bytes each of these.
 BAND_PIXELS = 65536 if _FAST_L3 else 16384
 
@@ -38,6 +44,10 @@ class Walk:
         Rows of the highest entry.
     band : int
         Rows to decode of all frames before going on to the next ones.
+    stripe : int
+        Rows to decode of all entries before going on to the next ones of the same frame.
+    ahead : int
+        Bytes to fetch ahead of each step.
     known_pixels, known_repeats : int
         Length and repeats of all runs where it pays to compile them in, else 0.
     """
@@ -45,6 +55,8 @@ class Walk:
     table: np.ndarray
     height: int
     band: int
+    stripe: int
+    ahead: int
     known_pixels: int
     known_repeats: int
 
@@ -67,11 +79,16 @@ def plan_walk(table: np.ndarray, encoding: Encoding, step: int, map_bytes: int) 
     band = height
     if large_maps and len(table):
         band = max(1, BAND_PIXELS // int((table[:, PIXELS] * table[:, REPEATS]).max()))
+    stripe, ahead = band, 0
     if _shares_rows(table):
-        band = min(band, SHARED_ROWS)
+        table = table[np.lexsort((table[:, SRC], table[:, PART]))]      # front to back
+        run_bytes = table[:, PIXELS] * table[:, REPEATS] // encoding.group_pixels * encoding.group_bytes
+        stripe = max(1, STRIPE_BYTES // max(1, int(run_bytes.max())))
+        ahead = AHEAD
     repeats = int(table[0, REPEATS]) if len(table) else 0
     one_step = bool(repeats > 1 and ((table[:, PIXELS] == step) & (table[:, SKIPPED] == 0) & (table[:, REPEATS] == repeats)).all())
-    return Walk(np.ascontiguousarray(table), height, min(band, height), step if one_step else 0, repeats if one_step else 0)
+    known = (step, repeats) if one_step else (0, 0)
+    return Walk(np.ascontiguousarray(table), height, min(band, height), min(stripe, height), AHEAD if one_step else ahead, *known)
 
 
 def join_rows(table: np.ndarray, encoding: Encoding) -> np.ndarray:

@@ -86,7 +86,17 @@ def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) 
 
 def in_place(layout: Layout) -> bool:
     """Whether frames in the page cache are better decoded where they lie: if taken front to back, or too large for the CPU's cache."""
-    return layout.is_sequential or frame_bytes(layout) > WARM_BLOCK_BYTES
+    return layout.is_sequential or _is_row_by_row(layout) or frame_bytes(layout) > WARM_BLOCK_BYTES
+
+
+def _is_row_by_row(layout: Layout) -> bool:
+    """Whether all pieces take their share of the same stored rows, one row after the other, as those of a quad or a folded frame do."""
+    if len(layout.parts) != 1 or not layout.pieces:
+        return False
+    group_bytes, group_pixels, row = layout.encoding.group_bytes, layout.encoding.group_pixels, layout.pieces[0].row_src
+    first = min(piece.src for piece in layout.pieces)
+    ends = [piece.src + (piece.repeats - 1) * piece.rep_src + piece.pixels // group_pixels * group_bytes for piece in layout.pieces]
+    return all(piece.row_src == row and piece.rep_src >= 0 for piece in layout.pieces) and max(ends) - first <= row
 
 
 def frame_bytes(layout: Layout) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuio.cpu_fallback import CpuEngine
-from gpuio.cpu_fallback._table import STREAMS, plan_walk
+from gpuio.cpu_fallback import CpuEngine, _table
+from gpuio.cpu_fallback._table import AHEAD, STREAMS, plan_walk
 from gpuio.layout import Encoding, Piece, placement_table
 from tests.decode.cases import pack_uint12_le
 
@@ -53,3 +53,69 @@ def test_pixels_are_those_before_packing(repeats: int, rows: int) -> None:
         CpuEngine().decoder(UINT12, placement_table(blocks(repeats, rows)), pixels, dtype).bind(
             np.frombuffer(bytes(staged), "u1"), np.array(starts), out)(0, 3)
         np.testing.assert_array_equal(out, frames.reshape(3, -1))
+
+
+def shared_rows(height: int, widths: tuple[int, ...], gap: int = 3) -> tuple[tuple[Piece, ...], int, int]:
+    """Every stored row holds a run for each piece, of pixels that end up in a part of the frame of its own; every other one is reversed."""
+    row = 2 * sum(widths) + gap
+    pieces, src, pos = [], 0, 0
+    for number, width in enumerate(widths):
+        flip = number % 2
+        pieces.append(Piece(src, pos + (width - 1) * flip, width, rows=height, row_src=row, row_pos=width, reversed=bool(flip)))
+        src, pos = src + 2 * width, pos + height * width
+    return tuple(pieces[::-1]), height * row, pos
+
+
+@pytest.mark.parametrize(("widths", "stripe"), [((264, 264), 1), ((17, 19), 6), ((3, 5, 130), 1), ((1, 2), 11)])
+def test_rows_that_entries_share_are_walked_in_stripes_front_to_back(widths: tuple[int, ...], stripe: int) -> None:
+    pieces, _, _ = shared_rows(11, widths)
+    walk = plan_walk(placement_table(pieces), Encoding.of("u2"), 16, 0)
+    assert (walk.stripe, walk.band, walk.ahead) == (stripe, 11, AHEAD)
+    assert walk.table[:, 0].tolist() == sorted(piece.src for piece in pieces)
+    alone = plan_walk(placement_table(pieces[:1]), Encoding.of("u2"), 16, 0)
+    assert (alone.stripe, alone.ahead) == (alone.band, 0)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+@pytest.mark.parametrize("widths", [(264, 264), (17, 19), (3, 5, 130), (1, 2)])
+def test_pixels_of_shared_rows_come_to_their_places(widths: tuple[int, ...], maps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where bands, of large maps, cut stripes."""
+    rng = np.random.default_rng(len(widths))
+    pieces, frame_bytes, pixels = shared_rows(11, widths)
+    staged = rng.integers(0, 256, 3 * (frame_bytes + 5), dtype=np.uint8)
+    starts = np.array([[1], [frame_bytes + 9], [2 * frame_bytes + 10]])
+    expected = np.zeros((3, pixels), "u2")
+    for piece in pieces:
+        for row in range(11):
+            for k in range(piece.pixels):
+                byte = starts[:, 0] + piece.src + row * piece.row_src + 2 * k
+                to = piece.pos + row * piece.row_pos + (-k if piece.reversed else k)
+                expected[:, to] = staged[byte] + 256 * staged[byte + 1].astype("u2")
+    out = np.full((3, pixels), 9, "f4")
+    dark, gain = (rng.normal(100, 30, pixels).astype("f4"), rng.normal(1, 0.1, pixels).astype("f4")) if maps else (None, None)
+    if maps:
+        monkeypatch.setattr(_table, "CACHED_MAPS", 0)
+        monkeypatch.setattr(_table, "BAND_PIXELS", 4 * max(widths))
+    CpuEngine().decoder(Encoding.of("u2"), placement_table(pieces), pixels, "f4", dark=dark, gain=gain).bind(staged, starts, out)(0, 3)
+    corrected = expected.astype("f8") if not maps else (expected.astype("f8") - dark.astype("f8")) * gain.astype("f8")
+    np.testing.assert_array_equal(out, corrected.astype("f4"))
+
+
+@pytest.mark.parametrize("source", ["u1", "i1", "u2", "i2", "u4", "f4"])
+def test_maps_kept_in_float64_give_the_same_bits(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    pixels, frames = 7 * 83, 5
+    values = rng.integers(0, 256, (frames, pixels * np.dtype(source).itemsize), dtype=np.uint8).view(source)
+    if source == "f4":
+        values = rng.normal(0, 1000, values.shape).astype("f4")
+    dark, gain = rng.gamma(4, 25, pixels).astype("f4"), rng.normal(1, 0.1, pixels).astype("f4")
+    found = []
+    for limit in (0, 1 << 20):
+        monkeypatch.setattr("gpuio.cpu_fallback.WIDE_MAPS", limit)
+        out = np.zeros((frames, pixels), "f4")
+        decoder = CpuEngine().decoder(Encoding.of(source), placement_table([Piece(0, 0, pixels)]), pixels, "f4", dark=dark, gain=gain)
+        decoder.bind(values.view(np.uint8).ravel(), np.arange(frames)[:, None] * values.strides[0], out)(0, frames)
+        found.append(out)
+    expected = ((values.astype("f4").astype("f8") - dark.astype("f8")) * gain.astype("f8")).astype("f4")
+    for out in found:
+        np.testing.assert_array_equal(out, expected)
