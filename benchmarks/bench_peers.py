@@ -20,6 +20,8 @@ import gpuio
 from benchmarks.measure import interleaved, table
 
 RAW_BYTES = 48 << 20
+#: Where opening is counted: as much as a small recording, so that the millisecond which it takes does not decide.
+VIEW_BYTES = 256 << 20
 #: Dark and gain reference of 256 x 256 pixels.
 REFERENCES = dict(zip(("dark", "gain"), np.random.default_rng(2).gamma(4, 0.25, (2, 256, 256)).astype(np.float32), strict=True))
 #: name, format, writer's options, bits a pixel of the detector, sig shape, least ratio over LiberTEM that we want to see
@@ -43,26 +45,29 @@ CASES: list[tuple[str, str, dict[str, Any], int, tuple[int, int], float]] = [
     ("seq u8 dark gain", "seq", {"depth": 8, **REFERENCES}, 8, (256, 256), 3),
     ("tvips u16", "tvips", {}, 16, (256, 256), 1.7),
     ("frms6 bin 4", "frms6", {"dark": 100, "binning": 4}, 4, (264, 264), 6),
+    ("k2is", "k2is", {"scan": False}, 12, (1860, 2048), 2),
 ]
 
 
-def make(folder: Path, case: tuple[str, str, dict[str, Any], int, tuple[int, int], float]) -> tuple[str, str, dict[str, Any]]:
+def make(folder: Path, case: tuple[str, str, dict[str, Any], int, tuple[int, int], float], size: int = RAW_BYTES
+         ) -> tuple[str, str, dict[str, Any]]:
     """Write files of honest random counts into a folder; returns format, path and what to load it with."""
     from gpuio import synth
 
     _, fmt, options, bits, (height, width), _ = case
-    n = max(8, RAW_BYTES * 8 // (bits * height * width)) // 8 * 8
+    n = max(8, size * 8 // (bits * height * width)) // 8 * 8
     rng = np.random.default_rng(1)
-    top = {1: 2, 4: 4096, 8: 64, 16: 4096, 32: 1 << 24}[bits]
+    top = {1: 2, 4: 4096, 12: 4096, 8: 64, 16: 4096, 32: 1 << 24}[bits]
     rows = options.get("binning", 1)        # of the detector that are one stored row
 
     def frames() -> Any:
-        for first in range(0, n, 64):
-            yield np.repeat(rng.integers(0, top, (min(64, n - first), height // rows, width), dtype=np.uint32), rows, axis=1)
+        for _ in range(0, n, 8):
+            yield np.repeat(rng.integers(0, top, (8, height // rows, width), dtype=np.uint32), rows, axis=1)
 
     nav = (n // 8, 8)
-    paths = synth.write(fmt, str(folder / f"scan.{fmt}"), frames(), nav_shape=nav, sig_shape=(height, width), **options)
-    path = [path for path in paths if path.endswith((".raw", f".{fmt}"))][-1]
+    target = folder / ("scan.gtg" if fmt == "k2is" else f"scan.{fmt}")
+    paths = synth.write(fmt, str(target), frames(), nav_shape=nav, sig_shape=(height, width), **options)
+    path = [path for path in paths if path.endswith((".raw", ".gtg", f".{fmt}"))][-1]
     load: dict[str, Any] = {"nav_shape": nav}
     if fmt == "raw":
         load |= {"sig_shape": (height, width), "dtype": options["dtype"]}
@@ -113,7 +118,9 @@ def libertem_tiles(fmt: str, path: str, load: dict[str, Any]) -> Callable[[], ob
 
 
 def raw_bytes(path: str) -> int:
-    return Path(path).stat().st_size
+    """Of the file that holds the pixels, or of all sectors of a K2 capture."""
+    files = Path(path).parent.glob("*.bin") if path.endswith(".gtg") else [Path(path)]
+    return sum(file.stat().st_size for file in files)
 
 
 def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, object]]:
@@ -124,7 +131,7 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
             continue
         with tempfile.TemporaryDirectory() as folder:
             fmt, path, load = make(Path(folder), case)
-            copy = np.fromfile(path, dtype=np.uint8)
+            copy = np.ones(raw_bytes(path), dtype=np.uint8)
             target = np.empty_like(copy)
             times = interleaved({
                 "gpuio": gpuio_tiles(fmt, path, load),
@@ -144,11 +151,11 @@ def measure_views(rounds: int = 9) -> list[dict[str, object]]:
     """Tiles beside slices of `np.memmap`, opening included on both sides: every byte touched, copied out, or converted."""
     with tempfile.TemporaryDirectory() as folder:
         npy = str(Path(folder) / "scan.npy")
-        np.save(npy, np.random.default_rng(1).integers(0, 4096, (2048, 256, 256), dtype=np.uint16))
+        np.save(npy, np.random.default_rng(1).integers(0, 4096, (VIEW_BYTES >> 17, 256, 256), dtype=np.uint16))
         frame = np.dtype([("pixels", "<f4", (128, 128)), ("footer", "V1024")])
-        _, raw, _ = make(Path(folder), ("empad", "empad", {}, 32, (128, 128), 1))
+        _, raw, _ = make(Path(folder), ("empad", "empad", {}, 32, (128, 128), 1), VIEW_BYTES)
         tvips_frame = np.dtype([("header", "V108"), ("pixels", "<u2", (256, 256))])
-        _, tvips, _ = make(Path(folder), ("tvips", "tvips", {}, 16, (256, 256), 1))
+        _, tvips, _ = make(Path(folder), ("tvips", "tvips", {}, 16, (256, 256), 1), VIEW_BYTES)
         wide = np.empty((16, 256, 256), dtype=np.float32)
         out = np.empty((64, 128, 128), dtype=np.float32)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.bench_peers import CASES, make, raw_bytes
+from benchmarks.bench_peers import CASES, VIEW_BYTES, make, raw_bytes
 from benchmarks.measure import interleaved, table
 
 #: Least ratio over `SumUDF` that we want to see.
@@ -46,7 +46,7 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
         if case[0] not in (names or WANTED):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            fmt, path, load = make(Path(folder), case)
+            fmt, path, load = make(Path(folder), case, VIEW_BYTES)
             ds = gpuio.load(fmt, path=path, device="cpu", **load)
             times = interleaved({"gpuio": ds.summary, "libertem": libertem_sums(fmt, path, load), "touched": touched(path)}, rounds)
             size = raw_bytes(path) / 1e6
