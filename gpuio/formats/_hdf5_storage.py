@@ -38,6 +38,7 @@ from gpuio.chunks import FILE, OFFSET, STORED, ChunkGrid, Chunks
 from gpuio.engine import get_engine
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
+from gpuio.formats._hdf5_index import read_index
 from gpuio.formats._hdf5_library import LibraryArray, LibrarySource
 from gpuio.formats._hdf5_structure import Place, dataset, library, opened, pixel_dtype, resolve
 from gpuio.formats._siblings import outside
@@ -274,16 +275,10 @@ def chunk_table(found: Any, place: Place, sig_dims: int, frames_last: bool, pack
     total = math.prod(counts)
     if total > MAX_CHUNKS:
         raise UnsupportedFeature(f"{place} of shape {found.shape} has {total} chunks of {found.chunks}; expected at most {MAX_CHUNKS}")
-    listed: list[Any] = []
-    try:
-        found.id.chunk_iter(listed.append)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FormatError(f"{place}: its index of chunks cannot be read; HDF5 says: {error}") from error
+    origin, mask, offset, stored = _chunks_of(found, place, total)
     table = np.full((total, 4), -1, dtype=np.int64)
     table[:, STORED] = 0
-    if listed:
-        origin = np.array([entry[0] for entry in listed], dtype=np.int64)
-        mask, offset, stored = (np.array([int(entry[k]) for entry in listed], dtype=np.uint64).astype(np.int64) for k in (1, 2, 3))
+    if len(origin):
         size, unpacked = os.path.getsize(place.path), int(np.prod(chunk)) * found.dtype.itemsize
         at = origin // chunk
         _refuse(place, origin, (origin % chunk != 0).any(axis=1) | (at < 0).any(axis=1) | (at >= counts).any(axis=1),
@@ -296,6 +291,21 @@ def chunk_table(found: Any, place: Place, sig_dims: int, frames_last: bool, pack
     cut = sig_dims if frames_last else len(counts) - sig_dims
     by_axes = table.reshape(math.prod(counts[:cut]), math.prod(counts[cut:]), 4)
     return np.ascontiguousarray(by_axes.swapaxes(0, 1) if frames_last else by_axes)
+
+
+def _chunks_of(found: Any, place: Place, at_most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """First element, mask of filters, byte offset and stored bytes of each chunk: int64[n, axes] and three int64[n]."""
+    index = read_index(found, place.path, at_most)
+    if index is not None:
+        return index["origin"], index["mask"], index["offset"], index["stored"]
+    listed: list[Any] = []
+    try:
+        found.id.chunk_iter(listed.append)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FormatError(f"{place}: its index of chunks cannot be read; HDF5 says: {error}") from error
+    origin = np.array([entry[0] for entry in listed], dtype=np.int64).reshape(-1, found.ndim)
+    mask, offset, stored = (np.array([int(entry[k]) for entry in listed], dtype=np.uint64).astype(np.int64) for k in (1, 2, 3))
+    return origin, mask, offset, stored
 
 
 def _refuse(place: Place, origin: np.ndarray, bad: np.ndarray, why: Any) -> None:
