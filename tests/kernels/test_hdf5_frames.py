@@ -17,7 +17,7 @@ from gpuio.cpu_fallback import CpuEngine
 from gpuio.errors import FormatError
 from gpuio.kernels import CudaEngine
 from tests.formats.hdf5_files import BY_LIBRARY, PACKED, counts
-from tests.kernels.cuda_on_host import host_engine, why_no_compiler
+from tests.kernels.cuda_on_host import expressions, host_engine, why_no_compiler
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason=str(why_no_compiler()))
 
@@ -34,15 +34,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cuda_hdf5")
 
 
-@pytest.fixture(params=["where it can", "all"])
-def unpacked_on_device(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """The engine on the host; "all": it unpacks what the CPU does, in its own memory."""
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> CudaEngine:
     def kinds(file: str) -> list[str]:
         if file == "corrections":
             return ["repair<f32>", "repair<f64>"]
+        if file != "plain":
+            return expressions(file)
         return ["decode<plain<u16>, u16, f32, 0>", "decode<plain<u16>, f32, f32, 0>", "decode<plain<u16>, f32, f32, 3>"]
 
-    monkeypatch.setitem(engines._engines, (os.getpid(), "cuda:0"), host_engine(folder, kinds=kinds))
+    return host_engine(folder / "kernels", kinds=kinds)
+
+
+@pytest.fixture(params=["where it can", "all"])
+def unpacked_on_device(request: pytest.FixtureRequest, engine: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The engine on the host; "all": it unpacks what the CPU does, in its own memory."""
+    monkeypatch.setitem(engines._engines, (os.getpid(), "cuda:0"), engine)
     monkeypatch.setattr(engines, "why_no_cuda", lambda device=0: None)
     everything: bool = request.param == "all"
     if everything:
