@@ -14,14 +14,14 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-#: Modules that order work, by the names of the calls that do.
-MODULES = ("gpuio.kernels", "gpuio.kernels._runtime", "gpuio.kernels._decoder", "gpuio.blocks", "gpuio.chunk_blocks", "gpuio.pipeline",
-           "gpuio.tile")
+from tests.test_imports import MODULES
+
+#: Calls that order work, or put it where it is in order.
 CALLS = {"wait_event", "record", "synchronize", "_join", "_wait_for", "release", "computing", "reading", "filling"}
+#: A module that has one of these words for an attribute is searched.
+TELLING = {"wait_event", "computing", "filling", "landing", "_lender"}
 
 
 @dataclass(frozen=True)
@@ -115,29 +115,24 @@ def _nothing(node: Any) -> Any:
     return ast.copy_location(ast.parse("__import__('contextlib').nullcontext()", mode="eval").body, node)
 
 
-@cache
-def _source(module: str) -> tuple[str, str]:
-    file = inspect.getsourcefile(importlib.import_module(module))
-    assert file is not None
-    return file, Path(file).read_text(encoding="utf-8")
-
-
 def sites() -> list[Site]:
     """All of them."""
     found = []
-    for module in MODULES:
-        finder = _Finder(module)
-        finder.visit(ast.parse(_source(module)[1]))
-        found += finder.sites
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.Attribute) and node.attr in TELLING for node in ast.walk(tree)):
+            finder = _Finder(module)
+            finder.visit(tree)
+            found += finder.sites
     return found
 
 
 @contextmanager
 def without(site: Site) -> Iterator[None]:
     """The code as it would be without one site."""
-    file, text = _source(site.module)
-    tree = _Finder(site.module, site).visit(ast.parse(text))
-    code: types.CodeType = compile(ast.fix_missing_locations(tree), file, "exec", dont_inherit=True)
+    path = MODULES[site.module]
+    tree = _Finder(site.module, site).visit(ast.parse(path.read_text(encoding="utf-8")))
+    code: types.CodeType = compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
     owner: Any = importlib.import_module(site.module)
     names = site.function.split(".")
     for name in names:
