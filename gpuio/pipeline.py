@@ -228,19 +228,24 @@ def _deliver(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder],
              workers: Workers | None, views: bool) -> Iterator[DataTile]:
     """Walk through blocks and tiles together; decode each intersection; hand out a tile when later ones have been begun."""
     waiting: deque[tuple[DataTile, list[Call]]] = deque()
-    try:
-        for made in _decoded(reader, decoders, ring, nav, edges, workers, views):
-            waiting.append(made)
-            if len(waiting) == ring.count:
-                yield _finished(waiting.popleft())
-    except MemoryError:
-        raise
-    except Exception:
-        while waiting:          # those before the one that failed
+    made, failed = _decoded(reader, decoders, ring, nav, edges, workers, views), None
+    while True:
+        try:
+            entry = next(made, None)
+        except MemoryError:
+            raise
+        except Exception as error:          # those before come first
+            failed = error
+            break
+        if entry is None:
+            break
+        waiting.append(entry)
+        if len(waiting) == ring.count:
             yield _finished(waiting.popleft())
-        raise
     while waiting:
         yield _finished(waiting.popleft())
+    if failed is not None:
+        raise failed
 
 
 def _decoded(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,

@@ -98,7 +98,8 @@ def test_the_cuda_sources_in_any_order(files: Files, tmp_path: Path) -> None:
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*partitions were asked for:RuntimeWarning")
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-ways = st.fixed_dictionaries({"order": st.integers(0, 2**16), "to_device": st.booleans(), "frames_that_fit": st.sampled_from([1, 3, 1000])})
+ways = st.fixed_dictionaries({"order": st.integers(0, 2**16), "to_device": st.booleans(), "frames_that_fit": st.sampled_from([1, 3, 1000]),
+                              "threads": st.sampled_from([0, 2])})
 
 
 def collect(device: Device, tiles: Any, place: Callable[[Any], Any]) -> list[tuple[Any, Array]]:
@@ -125,7 +126,7 @@ def test_streams_follow_the_model(s: dict[str, Any], way: dict[str, Any]) -> Non
             backend = ToDevice() if way["to_device"] else BufferedBackend()
             nav, wanted = ds._selected(roi)
             seen = np.zeros(len(expected), dtype=int)
-            options: dict[str, Any] = dict(dtype=dest, depth=s["depth"])
+            options: dict[str, Any] = dict(dtype=dest, depth=s["depth"], threads=way["threads"])
             if len(wanted):
                 options["memory"] = way["frames_that_fit"] * _least(ds, engine, backend, nav, wanted, options)
             kept = collect(device, pipeline.tiles(ds.layout, engine, backend, nav, wanted, **options),

@@ -104,6 +104,19 @@ def test_tiles_come_in_order_whatever_the_threads(tmp_path, backend, threads):
     np.testing.assert_array_equal(np.concatenate(data), frames.astype("f8"))
 
 
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_no_tile_comes_after_one_that_could_not_be_read(tmp_path, threads):
+    ds, frames, paths = make(tmp_path, counts=(5, 1, 12), backend=BufferedBackend())
+    with open(paths[1], "r+b") as file:
+        file.truncate(50)           # the files before and after it are whole
+    got = []
+    with pytest.raises(ReadError, match=str(paths[1])):
+        for tile in ds.tiles(dtype="f4", depth=1, threads=threads, memory=20_000 if threads else 3000):
+            got.append(np.array(tile.data))
+    assert 3 < len(got) <= 5
+    np.testing.assert_array_equal(np.concatenate(got), frames[:len(got)].astype("f4"))
+
+
 FORKED_STREAM = """
 import os, sys
 import numpy as np
