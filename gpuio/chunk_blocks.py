@@ -207,9 +207,8 @@ class ChunkBlockReader(Ring):
         low, high = plan.chunk_starts[plan.extent_starts[index:index + 2]].tolist()
         self._push(block)
         with self._engine.computing():
-            with slot.packed.reading():
-                self._fill(plan, index, slot.staging.device)
-                status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high]) if low < high else None
+            self._fill(plan, index, slot.staging.device)
+            status = self._inflater.bind(slot.packed.device, slot.staging.device)(plan.chunks[low:high]) if low < high else None
             if self._started and self._started[0].slot.is_read:
                 self._push(self._started[0])        # travels while the engine unpacks
             if status is not None:

@@ -44,6 +44,7 @@ Decode = Callable[..., None]
 Add = Callable[[int, int, int], None]
 
 #: ``inflate(chunks)``: statuses of the chunks, int32[n] in engine memory; 0 is good, `inflate_status` says what another one means.
+#: They are the engine's own: look at them within `Engine.computing`.
 Inflate = Callable[[np.ndarray], Any]
 
 #: Called by engines with what they are about to compile; returns a context manager that lasts as long as they compile.

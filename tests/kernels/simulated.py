@@ -34,7 +34,7 @@ from gpuio import engine as engines
 from gpuio.io.backends import BufferedBackend
 from gpuio.io.base import Extent
 from gpuio.io.buffered import PreadReader
-from gpuio.kernels import CudaEngine, _launch, _transpose
+from gpuio.kernels import CudaEngine, _inflate, _launch, _transpose
 from gpuio.layout import Encoding
 from tests.reference_engine import unpack
 
@@ -458,6 +458,8 @@ def numpy_kernel(source: str, expression: str) -> Callable[..., None]:
     if name == "bin":
         source_type, sums, target_type = (DTYPES[item] for item in rest.split(", "))
         return lambda device, grid, call: _bin(device, call, source_type, sums, target_type)
+    if name == "unshuffle":
+        return lambda device, grid, call: _unshuffle(device, call)
     if name == "scatter":
         pixel_type, value_type = (DTYPES.get(item, np.dtype(bool)) for item in rest.split(", "))
         return lambda device, grid, call: _scatter_entries(device, call, pixel_type, value_type)
@@ -533,6 +535,14 @@ def _scatter_entries(device: Device, call: np.ndarray, pixel_type: np.dtype, val
     for frame, (first, stop) in enumerate(pairwise(starts)):
         for i in range(first, stop):
             out.reshape(frames, frame_pixels, items)[frame, pixels[i]] += values[i]
+
+
+def _unshuffle(device: Device, call: np.ndarray) -> None:
+    tasks = device.bytes_at(int(call["tasks"]), int(call["n"]) * _inflate.TASK.itemsize).view(_inflate.TASK)
+    size, item = int(call["gives"]), int(call["item"])
+    for task in tasks:
+        planes = device.bytes_at(int(task["src"]), size).copy()
+        device.bytes_at(int(task["dst"]), size)[:] = planes.reshape(item, -1).T.ravel()
 
 
 def _transpose_items(device: Device, call: np.ndarray, size: int) -> None:

@@ -6,7 +6,6 @@ consumers copied until the device has come to rest, and only then looks.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -25,7 +24,7 @@ from gpuio.engine import Blocks, Entries, RepairTable, TransposeTable
 from gpuio.io.backends import BufferedBackend
 from gpuio.io.computed import ComputedBackend
 from gpuio.kernels import CudaEngine
-from gpuio.layout import Encoding, Piece, placement_table
+from gpuio.layout import Encoding, Filter, Piece, placement_table
 from gpuio.reduction import Reduction
 from tests.kernels.simulated import Array, Device, Stream, ToDevice, data_sets_on
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
@@ -44,6 +43,7 @@ class Files:
     paths: list[Path]
     strided: np.ndarray
     strided_path: Path
+    packed: np.ndarray
     packed_path: Path
     sparse: np.ndarray
     sparse_path: Path
@@ -55,11 +55,14 @@ class Files:
         strided = np.asfortranarray(random_frames(rng, 3 * 4, SIG, np.dtype("u2")).reshape(3, 4, *SIG))
         np.save(folder / "strided.npy", strided)
         with h5py.File(folder / "packed.h5", "w") as file:
-            file.create_dataset("data", data=frames.astype("u2"), chunks=(2, *SIG), compression="gzip")
+            stored = file.create_dataset("data", frames.shape, "u2", chunks=(2, *SIG), shuffle=True, fillvalue=7)
+            for first in (0, 4, 6, 10):             # of some chunks nothing is stored
+                stored[first:first + 2] = frames[first:first + 2]
+            packed = stored[...]
         sparse = random_frames(rng, FRAMES, SIG, np.dtype("u2")) * (rng.random((FRAMES, *SIG)) < 0.3).astype("u2")
         sparse_path = synth.write("raw_csr", folder / "sparse.toml", [sparse], nav_shape=(FRAMES,), sig_shape=SIG)[0]
-        return cls(frames, write_files(folder, frames, list(COUNTS), 3, 5, 2, rng), strided, folder / "strided.npy", folder / "packed.h5",
-                   sparse, Path(sparse_path))
+        return cls(frames, write_files(folder, frames, list(COUNTS), 3, 5, 2, rng), strided, folder / "strided.npy", packed,
+                   folder / "packed.h5", sparse, Path(sparse_path))
 
     def open(self, backend: Any = None, nav: tuple[int, ...] = (FRAMES,)) -> DataSet:
         ds = PlainFiles(self.paths, list(COUNTS), ">u2", SIG, nav, 0, 3, 5, 2, io_backend=backend or BufferedBackend())
@@ -283,36 +286,13 @@ def sparse_frames(run: Run) -> None:
     sent_ahead(run, ds.tiles(depth=2, memory=3 * PAGES), run.files.sparse, [run.stream(), run.stream()])
 
 
-class Inflater:
-    """`gpuio.engine.Inflater` of deflated chunks, as late as any work of the simulated device."""
-
-    def __init__(self, device: Device, chunk_bytes: int) -> None:
-        self.device, self.chunk_bytes = device, chunk_bytes
-
-    def bind(self, staged: Array, out: Array) -> Callable[[np.ndarray], Array]:
-        def inflate(chunks: np.ndarray) -> Array:
-            status, packed, unpacked = self.device.cupy.zeros(len(chunks), "i4"), staged.view_, out.view_
-
-            def work() -> None:
-                for src, size, _, dst in chunks.tolist():
-                    unpacked[dst:dst + self.chunk_bytes] = np.frombuffer(zlib.decompress(packed[src:src + size].tobytes()), np.uint8)
-
-            self.device.give(self.device.current[-1], work)
-            return status
-
-        return inflate
-
-
-def chunks_inflated_on_the_device(run: Run) -> None:
-    engine: Any = run.engine
-    engine.inflates = lambda filters: None
-    engine.inflater = lambda filters, chunk_bytes, item_bytes: Inflater(run.device, chunk_bytes)
+def chunks_unpacked_on_the_device(run: Run) -> None:
     consumer = run.stream()
     for backend in (BufferedBackend(), ToDevice()):
         for n_bytes in (256, 512, 1024):
             run.memory_used_before(n_bytes)
         ds = gpuio.load("hdf5", path=str(run.files.packed_path), io_backend=backend, device="cuda")
-        sent_ahead(run, ds.tiles(depth=1, memory=1600), run.files.frames.astype("u2"), [consumer])
+        sent_ahead(run, ds.tiles(depth=1, memory=1600), run.files.packed, [consumer])
         run.memory_used_afterwards((1024, 512, 512, 256, 256))
 
 
@@ -399,6 +379,22 @@ def entries_added_on_any_stream(run: Run) -> None:
         run.memory_used_afterwards((256, 256))
 
 
+def chunks_unpacked_on_any_stream(run: Run) -> None:
+    rng, size = np.random.default_rng(6), 2 * 4 * PIXELS
+    for _ in range(3):
+        values = rng.integers(0, 60000, (2, PIXELS)).astype("u4")
+        with run.stream():
+            staging = run.engine.staging(size)
+            staging.host[:size] = np.ascontiguousarray(values.view("u1").reshape(2, PIXELS, 4).transpose(0, 2, 1)).ravel()
+            staging.push(size)
+            out = run.engine.empty((size,), "u1")
+            inflate = run.engine.inflater((Filter("shuffle", (4,)),), size // 2, 4).bind(staging.device, out)
+            inflate(np.array([[0, size // 2, 0, 0], [size // 2, size // 2, 0, size // 2]]))
+            run.keep(out.copy(), values.view("u1").ravel())
+            del staging, inflate, out
+        run.memory_used_afterwards((512, 256, 256))
+
+
 def an_output_made_on_one_stream_and_filled_on_another(run: Run) -> None:
     maker, other, cupy = run.stream(), run.stream(), run.device.cupy
     with maker:
@@ -421,7 +417,8 @@ SCENARIOS: list[Callable[[Run], None]] = [
     a_loop_within_one_stream,
     work_handed_on_to_the_stream_that_asks_for_the_next_tile, tiles_handed_over_by_dlpack, streams_with_corrections_one_after_the_other,
     streams_that_are_left_early, unusual_dtypes, summed_blocks, navigation_fastest, frames_read_into_an_array_of_the_consumer,
-    arrays_on_the_device, chunks_inflated_on_the_device, boxes_cut_out_of_repaired_frames,
+    arrays_on_the_device, chunks_unpacked_on_the_device, boxes_cut_out_of_repaired_frames,
     decoders_on_any_stream, repairs_on_any_stream, blocks_summed_on_any_stream, transposing_on_any_stream,
     an_output_made_on_one_stream_and_filled_on_another, sparse_frames, entries_added_on_any_stream,
+    chunks_unpacked_on_any_stream,
 ]

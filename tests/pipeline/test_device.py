@@ -27,6 +27,7 @@ from tests.pipeline.device_scenarios import (
     SIG,
     Files,
     Run,
+    chunks_unpacked_on_the_device,
     everything,
     frames_read_into_an_array_of_the_consumer,
     navigation_fastest,
@@ -39,6 +40,7 @@ from tests.test_imports import MODULES
 #: Knocked out, pixels stay right: these save waiting, since what is done inside waits for itself. By a scenario that shows it.
 SAVINGS = {
     "blocks:BlockReader._fill: self._engine.computing()": navigation_fastest,
+    "chunk_blocks:ChunkBlockReader._arrive: self._engine.computing()": chunks_unpacked_on_the_device,
     "pipeline:read_frames: engine.computing(joined=True)": frames_read_into_an_array_of_the_consumer,
 }
 SITES = [site for site in knockouts.sites() if str(site) not in SAVINGS]
