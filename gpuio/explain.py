@@ -366,7 +366,7 @@ def _why_not(facts: Facts, unaligned: int, extents: int) -> dict[str, tuple[str,
     if facts.transport.id == "computed":        # there are no files
         return found
     if facts.transport.memory == "host":
-        found["gds"] = tuple(_against_gds(facts, unaligned, extents)) or ("nothing stands against it; something else was asked for",)
+        found["gds"] = tuple(_against_gds(facts, unaligned, extents)) or ("nothing on this machine stands against it",)
     if facts.transport.id != "direct":
         found["direct"] = (facts.no_direct or "only if asked for (io_backend=DirectBackend()): it passes by the page cache, so that "
                            "every reading is as slow as the first",)

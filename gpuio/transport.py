@@ -16,10 +16,11 @@ def choose_transport(layout: Layout, device: str) -> Choice:
     device
         Where pixels are decoded.
     """
+    on_device = device != "cpu"
     if layout.chunks is not None:
-        return choose(layout.chunks.files, layout.chunks.sizes)
+        return choose(layout.chunks.files, layout.chunks.sizes, on_device=on_device, against="frames are stored in chunks")
     if layout.sparse is not None:
-        return choose(layout.paths, [None] * len(layout.paths))
-    files, on_device = layout.numbered_files()[0] if layout.strided is None else [], device != "cpu"
+        return choose(layout.paths, [None] * len(layout.paths), on_device=on_device, against="frames are sparse")
+    files = layout.numbered_files()[0] if layout.strided is None else []
     return choose([f.path for f in files], [f.size for f in files], in_place=not on_device and in_place(layout), on_device=on_device,
                   frame_bytes=frame_bytes(layout))

@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBackend | None = None, in_place: bool = False, *,
-           on_device: bool = False, frame_bytes: int = 0, machine: gds.Machine | None = None) -> Choice:
+           on_device: bool = False, frame_bytes: int = 0, against: str | None = None, machine: gds.Machine | None = None) -> Choice:
     """Choose how to read files.
 
     Parameters
@@ -48,6 +48,8 @@ def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBa
         Whether the bytes go to a GPU. Those that have to come from storage go there directly, if nothing stands against it.
     frame_bytes
         Of a frame in its file, if known.
+    against
+        What the caller has against bytes that go to the GPU directly.
     machine
         What GPUDirect Storage finds; default this machine.
 
@@ -63,14 +65,12 @@ def choose(paths: Sequence[str], sizes: Sequence[int | None], prefer: str | IOBa
     warm = sum(known) / len(known) if known else None
     where = f"{_file_system_of(paths[0]) if paths else 'no files'}: {cached(warm)}"
     if paths and (warm is None or warm < WARM):
-        against = None
-        if on_device:
-            machine = gds.Machine.here() if machine is None else machine
-            against = next(_against_gds(paths, frame_bytes, machine), None)
-            if against is None:
-                return Choice(GDSBackend(), True, f"{where}; from storage into device memory")
-            against = f" (not GPUDirect Storage: {against})"
-        return Choice(BufferedBackend(), True, f"{where}; large blocks, read ahead{against or ''}")
+        if not on_device:
+            return Choice(BufferedBackend(), True, f"{where}; large blocks, read ahead")
+        against = against or next(_against_gds(paths, frame_bytes, gds.Machine.here() if machine is None else machine), None)
+        if against is None:
+            return Choice(GDSBackend(), True, f"{where}; from storage into device memory")
+        return Choice(BufferedBackend(), True, f"{where}; large blocks, read ahead (not GPUDirect Storage: {against})")
     if on_device:
         return Choice(BufferedBackend(), False, f"{where}; large blocks, read ahead")
     if in_place and warm == 1 and not where.startswith("network"):

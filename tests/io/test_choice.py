@@ -161,6 +161,11 @@ def test_what_stands_against_it_is_kept_as_the_reason(
     assert f"; large blocks, read ahead (not GPUDirect Storage: {why}" in reason
 
 
+def test_the_caller_may_know_better(cold: str) -> None:
+    found = choose([cold], [100], on_device=True, against="the moon is full", machine=Machine())
+    assert found.transport == BufferedBackend() and found.reason.endswith("read ahead (not GPUDirect Storage: the moon is full)")
+
+
 def test_every_folder_has_to_take_part(cold: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other"
     other.mkdir()
