@@ -58,7 +58,7 @@ template <int ITEM, bool LZ4, bool SHARED>
 __global__ void __launch_bounds__(WARPS * WARP, ITEM == 4 ? 5 : 6) bitshuffle(const __grid_constant__ InflateCall call)
 {
     __shared__ uint4 memory[SHARED ? WARPS : 1][SHARED ? SHARED_BLOCK / 16 : 1];
-    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, inverse = inverse_of(lane);
     const u32 id = blockIdx.x * WARPS + warp, i = quotient(id, call.per_task_inverse), run = id - i * call.per_task;
     if (i >= call.n) return;
     const Task task = call.tasks[i];
@@ -71,12 +71,13 @@ __global__ void __launch_bounds__(WARPS * WARP, ITEM == 4 ? 5 : 6) bitshuffle(co
     const u8 *s = task.src + (LZ4 ? (u64)runs[2 + run] : at);
     u8 *const planes = SHARED ? (u8 *)memory[warp] : call.scratch + i * call.room;
     for (u32 k = run * each; k < run * each + each && at < whole; ++k, at += size) {
-        const u32 here = whole - at < size ? (u32)(whole - at) : size;
+        const u32 here = kept(whole - at < size ? (u32)(whole - at) : size);
         u8 *const block = SHARED ? planes : planes + at;
         if (LZ4) {
-            const u32 stored = big32(s);
-            const u32 rule = lz4(s + 4, s + 4 + stored, block, 0, here, lane);
-            s += 4 + (u64)stored;
+            const u32 stored = kept(big32(s));
+            s += 4;
+            const u32 rule = lz4(s, 0, stored, block, 0, here, lane, inverse);
+            s += stored;
             if (rule) {
                 if (lane == 0) report(call, task, rule, k);
                 return;
@@ -96,13 +97,13 @@ __global__ void __launch_bounds__(WARPS * WARP, ITEM == 4 ? 5 : 6) bitshuffle(co
 // of which those that are stored in as many bytes as come out are not compressed.
 template <bool LZF> __global__ void __launch_bounds__(WARPS * WARP, 6) streams(const __grid_constant__ InflateCall call)
 {
-    const u32 lane = threadIdx.x % WARP, id = blockIdx.x * WARPS + threadIdx.x / WARP;
+    const u32 lane = threadIdx.x % WARP, id = blockIdx.x * WARPS + threadIdx.x / WARP, inverse = inverse_of(lane);
     const u32 i = quotient(id, call.per_task_inverse), run = id - i * call.per_task;
     if (i >= call.n) return;
     const Task task = call.tasks[i];
     if constexpr (LZF) {
         if (call.status[task.chunk]) return;
-        const u32 rule = lzf(task.src, task.src + task.size, task.dst, (u32)((u64)task.dst % 16), call.gives, lane);
+        const u32 rule = lzf(task.src, task.size, task.dst, (u32)((u64)task.dst % 16), call.gives, lane, inverse);
         if (lane == 0) report(call, task, rule, 0);
         return;
     }
@@ -112,12 +113,12 @@ template <bool LZF> __global__ void __launch_bounds__(WARPS * WARP, 6) streams(c
     if (size == 0 || at >= call.gives) return;
     const u8 *s = task.src + runs[2 + run];
     for (u32 k = run * each; k < run * each + each && at < call.gives; ++k, at += size) {
-        const u32 stored = big32(s), here = call.gives - at < size ? (u32)(call.gives - at) : size;
+        const u32 stored = kept(big32(s)), here = kept(call.gives - at < size ? (u32)(call.gives - at) : size);
         u8 *const to = task.dst + at;
         s += 4;
         if (stored == here) {
             copy_bytes(to, s, here, lane);
-        } else if (const u32 rule = lz4(s, s + stored, to, (u32)((u64)to % 16), here, lane)) {
+        } else if (const u32 rule = lz4(s, 0, stored, to, (u32)((u64)to % 16), here, lane, inverse)) {
             if (lane == 0) report(call, task, rule, k);
             return;
         }

@@ -12,7 +12,6 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef int i32;
 typedef long long i64;
-typedef float f32;
 
 #define WARP 32
 #define ALL 0xffffffffu
@@ -64,8 +63,15 @@ __device__ __forceinline__ u32 big32(const u8 *p)
 // Copy n bytes, a warp together.
 __device__ __forceinline__ void copy_bytes(u8 *to, const u8 *from, u32 n, u32 lane)
 {
+    if (lane < n) to[lane] = __ldg(from + lane);
 #pragma unroll 1
-    for (u32 i = lane; i < n; i += WARP) to[i] = __ldg(from + i);
+    for (u32 i = lane + WARP; i < n; i += WARP) to[i] = __ldg(from + i);
+}
+
+// What lane 0 has, in all lanes. The compiler then keeps it, instead of computing it anew wherever it is used.
+__device__ __forceinline__ u32 kept(u32 value)
+{
+    return __shfl_sync(ALL, value, 0);
 }
 
 // n bytes of the same value from out[d] on, in pieces of 16 where they lie at multiples of 16 in memory.
@@ -77,23 +83,29 @@ __device__ __forceinline__ void fill(u8 *out, u32 skew, u32 d, u32 n, u8 value, 
     for (u32 i = (last > first ? last : first) + lane; i < end; i += WARP) out[i] = value;
 }
 
-// A match: n bytes from out[d] on repeat the `distance` bytes before them. Lanes wait for each other before they read.
-__device__ __forceinline__ void copy_match(u8 *out, u32 skew, u32 d, u32 distance, u32 n, u32 lane)
+// What lane i has for copy_match(): 2^16 / i + 1, whose product with a number below 32 has its quotient by i in the high bits.
+__device__ __forceinline__ u32 inverse_of(u32 lane)
 {
+    return lane ? 65536 / lane + 1 : 0;
+}
+
+// A match: n bytes from out[d] on repeat the `distance` bytes before them. Lanes wait for each other before they read.
+__device__ __forceinline__ void copy_match(u8 *out, u32 skew, u32 d, u32 distance, u32 n, u32 lane, u32 inverse)
+{
+    // Of a distance below 32 each lane holds one byte: lane modulo distance.
+    const u32 one_over = __shfl_sync(ALL, inverse, distance % WARP);
+    const u32 source = lane - distance * (lane * (distance < WARP ? one_over : 0) >> 16);
+    const u8 *const from = out + d - distance;
     __syncwarp();
-    const u8 *from = out + d - distance;
-    if (distance >= WARP && n > WARP) {
+    if (n <= WARP) {
+        if (lane < n) out[d + lane] = from[source];
+        return;
+    }
+    if (distance >= WARP) {
         for (u32 i = 0; i < n; i += WARP) {
             if (i + lane < n) out[d + i + lane] = from[i + lane];
             __syncwarp();
         }
-        return;
-    }
-    // Of a distance below 32 each lane holds one byte: lane modulo distance, by way of a quotient that is exact for such numbers.
-    u32 source = lane;
-    if (distance < WARP) source -= distance * (u32)__fdividef(lane + 0.5f, (f32)distance);
-    if (n <= WARP) {
-        if (lane < n) out[d + lane] = from[source];
         return;
     }
     const u8 value = from[source];
@@ -102,69 +114,68 @@ __device__ __forceinline__ void copy_match(u8 *out, u32 skew, u32 d, u32 distanc
         return;
     }
     const u32 step = __shfl_sync(ALL, source, WARP - 1) + 1;            // 32 modulo distance, or the distance
-    for (u32 i = 0; i < n; i += WARP) {
-        const u8 next = (u8)__shfl_sync(ALL, (u32)value, source);
+    for (u32 i = 0, from_lane = source; i < n; i += WARP) {
+        const u8 next = (u8)__shfl_sync(ALL, (u32)value, from_lane);
         if (i + lane < n) out[d + i + lane] = next;
-        source += step, source -= source >= distance ? distance : 0;
+        from_lane += step, from_lane -= from_lane >= distance ? distance : 0;
     }
 }
 
-// A length beyond 15: add bytes up to the first that is below 255. False if the input ends.
-__device__ __forceinline__ bool extend(u32 &length, const u8 *&s, const u8 *end)
+// A length beyond 15: bytes are added up to the first that is below 255. The largest number if the input ends.
+__device__ __forceinline__ u32 extended(u32 length, const u8 *s, u32 &at, u32 end)
 {
     u32 more;
     do {
-        if (s >= end) return false;
-        more = __ldg(s++), length += more;
+        if (at >= end) return ~0u;
+        more = __ldg(s + at++), length += length < 0xffffff00 ? more : 0;
     } while (more == 255);
-    return true;
+    return length;
 }
 
-// An LZ4 block from s to end into `gives` bytes at `out`, which lies `skew` bytes behind a multiple of 16. Returns the rule broken.
-__device__ __forceinline__ u32 lz4(const u8 *s, const u8 *end, u8 *out, u32 skew, u32 gives, u32 lane)
+// An LZ4 block, s[at] to s[end], into `gives` bytes at `out`, which lies `skew` bytes behind a multiple of 16. Returns the rule broken.
+// `inverse`: see inverse_of(). Rules are looked at in pairs, and told apart only when one is broken.
+__device__ __forceinline__ u32 lz4(const u8 *s, u32 at, u32 end, u8 *out, u32 skew, u32 gives, u32 lane, u32 inverse)
 {
     u32 d = 0;
-    while (s < end) {
-        const u32 token = __ldg(s++);
+    while (at < end) {
+        const u32 token = __ldg(s + at++);
         u32 n = token >> 4;
-        if (n == 15 && !extend(n, s, end)) return INPUT;
-        if (n > (u64)(end - s)) return INPUT;
-        if (n > gives - d) return OUTPUT;
-        copy_bytes(out + d, s, n, lane);
-        s += n, d += n;
-        if (s == end) return d == gives ? GOOD : SHORT;
-        if (end - s < 2) return INPUT;
-        const u32 distance = __ldg(s) | (u32)__ldg(s + 1) << 8;
-        s += 2, n = (token & 15) + 4;
-        if (n == 19 && !extend(n, s, end)) return INPUT;
-        if (distance - 1 >= d) return DISTANCE;                         // 0 wraps to the largest
-        if (n > gives - d) return OUTPUT;
-        copy_match(out, skew, d, distance, n, lane);
+        if (n == 15) n = extended(n, s, at, end);
+        if (n > end - at || n > gives - d) return n > end - at ? INPUT : OUTPUT;
+        copy_bytes(out + d, s + at, n, lane);
+        at += n, d += n;
+        if (end - at < 2) return at < end ? INPUT : d == gives ? GOOD : SHORT;
+        const u8 *const pair = s + at;
+        const u32 distance = __ldg(pair) | (u32)__ldg(pair + 1) << 8;
+        at += 2, n = (token & 15) + 4;
+        if (n == 19 && (n = extended(n, s, at, end)) == ~0u) return INPUT;
+        if (distance - 1 >= d || n > gives - d) return distance - 1 >= d ? DISTANCE : OUTPUT;    // distance 0 wraps to the largest
+        copy_match(out, skew, d, distance, n, lane, inverse);
         d += n;
     }
     return INPUT;
 }
 
-// A bare LZF stream; parameters as of lz4().
-__device__ __forceinline__ u32 lzf(const u8 *s, const u8 *end, u8 *out, u32 skew, u32 gives, u32 lane)
+// A bare LZF stream of `end` bytes; parameters as of lz4().
+__device__ __forceinline__ u32 lzf(const u8 *s, u32 end, u8 *out, u32 skew, u32 gives, u32 lane, u32 inverse)
 {
-    u32 d = 0;
-    while (s < end) {
-        const u32 control = __ldg(s++);
+    u32 at = 0, d = 0;
+    while (at < end) {
+        const u32 control = __ldg(s + at++);
         u32 n = control + 1;
         if (control < 32) {
-            if (n > (u64)(end - s)) return INPUT;
+            if (n > end - at) return INPUT;
             if (n > gives - d) return OUTPUT;
-            copy_bytes(out + d, s, n, lane);
-            s += n;
+            copy_bytes(out + d, s + at, n, lane);
+            at += n;
         } else {
             n = (control >> 5) + 2;
-            if (end - s < (n == 9 ? 2 : 1)) return INPUT;
-            if (n == 9) n += __ldg(s++);
-            const u32 distance = ((control & 31) << 8) + __ldg(s++) + 1;
+            if (end - at < (n == 9 ? 2 : 1)) return INPUT;
+            if (n == 9) n += __ldg(s + at++);
+            const u32 distance = ((control & 31) << 8) + __ldg(s + at++) + 1;
             if (distance > d) return DISTANCE;
             if (n > gives - d) return OUTPUT;
-            copy_match(out, skew, d, distance, n, lane);
+            copy_match(out, skew, d, distance, n, lane, inverse);
         }
         d += n;
     }

@@ -24,6 +24,9 @@ KERNELS = {
 #: 32 planes of a word each, and what they become.
 LARGER = {("bitshuffle<4, true, true>", 100): 96}
 
+#: Instructions of a sequence of LZ4 without literals whose match is short: what nearly all time goes to.
+SEQUENCE = {75: 85, 80: 75, 90: 75, 100: 80}
+
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("file", KERNELS)
@@ -35,4 +38,6 @@ def test_inflating_stays_in_registers(file: str, architecture: int, tmp_path: Pa
         assert kernel.registers <= LARGER.get((expression, architecture), REGISTERS), expression
         assert kernel.instructions, "nvdisasm shows the kernel"
         assert not kernel.memory("LDL") and not kernel.memory("STL"), expression
+        if expression == "bitshuffle<2, true, true>":
+            assert kernel.shortest_cycle(r"LDS.*U8", r"LDG.*U8") <= SEQUENCE[architecture]
         assert kernel.memory("STG") >= KERNELS[file][expression], expression

@@ -40,7 +40,6 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 {
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
-static inline float __fdividef(float a, float b) { return a / b; }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline int atomicMax(int *p, int v) { const int old = *p; return *p = v > old ? v : old, old; }
 static inline float __uint_as_float(unsigned v) { float r; std::memcpy(&r, &v, 4); return r; }

@@ -21,6 +21,7 @@ class Compiled:
     stack_bytes: int
     spill_bytes: int
     instructions: tuple[str, ...]       # mnemonics of the disassembly; empty where nvdisasm does not know the device
+    body: str = ""                      # the disassembly
 
     def memory(self, prefix: str) -> set[int]:
         """Widths in bits of the memory instructions that begin with `prefix`."""
@@ -30,6 +31,36 @@ class Compiled:
                 widths = [int(part.lstrip("US")) for part in name.split(".") if re.fullmatch(r"[US]?(8|16|64|128|256)", part)]
                 found.add(widths[0] if widths else 32)
         return found
+
+    def shortest_cycle(self, *through: str) -> int:
+        """Instructions of the shortest way round a loop that passes two whose names match `through`."""
+        code: list[tuple[str, bool, list[str]]] = []          # name, whether it depends on a predicate, labels
+        labels = {}
+        for line in self.body.splitlines():
+            if label := re.match(r"(\.L_x_\d+):", line):
+                labels[label[1]] = len(code)
+            elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line):
+                conditional = bool(found[1]) or bool(re.match(r"\s+!?U?P\d", found[3]))
+                code.append((found[2], conditional, re.findall(r"`\((\.L_x_\d+)\)", found[3])))
+        follows: list[list[int]] = []
+        for i, (name, conditional, targets) in enumerate(code):
+            jumps = [labels[t] for t in targets] if re.fullmatch(r"BRA(\.U)?", name) else []      # lanes in step do not take BRA.DIV
+            ends = (name == "EXIT" or bool(jumps)) and not conditional
+            follows.append(jumps + [i + 1] * (not ends and i + 1 < len(code)))
+
+        def distances(start: int) -> dict[int, int]:
+            found: dict[int, int] = {}
+            edge, steps = [start], 0
+            while edge:
+                steps += 1
+                edge = sorted({j for i in edge for j in follows[i]} - found.keys())
+                found |= dict.fromkeys(edge, steps)
+            return found
+
+        ones, others = ([i for i, (name, _, _) in enumerate(code) if re.match(t, name)] for t in through)
+        far = 1 << 30
+        there, back = ({i: distances(i) for i in group} for group in (ones, others))
+        return min(there[i].get(j, far) + back[j].get(i, far) for i in ones for j in others)
 
 
 @cache
@@ -111,4 +142,4 @@ def _compiled(log: str, name: str, body: str) -> Compiled:
     assert report, log
     stack, stores, loads, registers = map(int, report.groups())
     mnemonics = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)", body, re.M)
-    return Compiled(registers, stack, stores + loads, tuple(mnemonics))
+    return Compiled(registers, stack, stores + loads, tuple(mnemonics), body)
