@@ -14,6 +14,8 @@ CODEC = N(N, N, N, N, N, N)
 
 #: Matches up to this length are copied word by word, which writes up to `WILD` bytes behind them.
 SHORT_MATCH, WILD = 64, 8
+#: What a sequence of LZ4 whose lengths fit its token needs: bytes that are read of it, the next token included, and bytes that are written.
+INPUT_ROOM, OUTPUT_ROOM = 19, 40
 #: By distance, 8 standing for all that are larger: the bytes of a word that are there already; what repeats them in the rest of
 #: it; and the least multiple of the distance that is 8 or more.
 LOW_BYTES = np.array([0, *((1 << 8 * d) - 1 for d in range(1, 9))], dtype=np.uint64)
@@ -79,10 +81,26 @@ def lz4(s: int, size: int, d: int, gives: int, readable: int, writeable: int) ->
     copies be of a fixed length.
     """
     first, end, full = d, s + size, d + gives
+    last_input, last_output = end - INPUT_ROOM, full - OUTPUT_ROOM
     while s < end:
         token = load8(s)
+        count, length = token >> 4, token & 15
+        if count < 15 and length < 15 and s <= last_input and d <= last_output:        # no length needs to be looked at
+            copy16(d, s + 1)
+            s += count + 3
+            d += count
+            distance = load16(s - 2)
+            if distance == 0 or distance > d - first:
+                return DISTANCE
+            near = np.uint64(min(distance, 8))
+            stride = max(STRIDES[near], distance)
+            store64(d, (load64(d - distance) & LOW_BYTES[near]) * REPEATED[near])
+            if length > 4:
+                store64(d + 8, load64(d + 8 - stride))
+                store64(d + 16, load64(d + 16 - stride))
+            d += length + 4
+            continue
         s += 1
-        count = token >> 4
         if count == 15:
             more = 255
             while more == 255:
@@ -104,7 +122,7 @@ def lz4(s: int, size: int, d: int, gives: int, readable: int, writeable: int) ->
             return INPUT
         distance = load16(s)
         s += 2
-        count = (token & 15) + 4
+        count = length + 4
         if count == 19:
             more = 255
             while more == 255:
