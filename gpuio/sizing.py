@@ -30,7 +30,7 @@ WARM_BLOCK_BYTES = (1 << 20) + (64 << 10)
 #: Packed bytes read at a time from storage: large enough for its full rate.
 COLD_BLOCK_BYTES = 8 << 20
 #: Packed bytes of a part of frames mapped at a time: address space rather than memory, but touched pages count as resident.
-MAPPED_BLOCK_BYTES = 32 << 20
+MAPPED_BLOCK_BYTES = 128 << 20
 #: Output of a tile on a device: enough frames that launches and copies run at full rate.
 DEVICE_TILE_BYTES = 128 << 20
 #: Frames put together from entries at a time: these are few, so that a call costs more than the cache saves. With 1 or 16 MiB it

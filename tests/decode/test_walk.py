@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuio.cpu_fallback import CpuEngine, _table
-from gpuio.cpu_fallback._table import AHEAD, STREAMS, plan_walk
+from gpuio.cpu_fallback._table import AHEAD, AHEAD_STEP, STREAMS, plan_walk
 from gpuio.layout import Encoding, Piece, placement_table
 from tests.decode.cases import pack_uint12_le
 
@@ -26,7 +26,7 @@ def test_single_steps_side_by_side_are_walked_four_at_a_time(repeats: int, entri
     assert STREAMS == 4
     assert len(walk.table) == entries
     assert walk.table[:, 2].tolist() == [together] * entries
-    assert (walk.known_pixels, walk.known_repeats) == ((16, together) if together > 1 else (0, 0))
+    assert (walk.known_pixels, walk.known_repeats, walk.ahead) == ((16, together, AHEAD_STEP) if together > 1 else (0, 0, 0))
 
 
 def test_longer_runs_and_cut_ones_stay_together() -> None:
