@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
+from gpuio.bench import timing
 
 
 @dataclass(frozen=True)
@@ -22,23 +20,8 @@ class Timing:
 def interleaved(candidates: dict[str, Callable[[], object]], rounds: int = 7, warmup: int = 1,
                 before: Callable[[], object] = lambda: None) -> dict[str, Timing]:
     """Time each candidate `rounds` times, in turn, after `warmup` uncounted rounds; `before` each time, which is not timed."""
-    walls: dict[str, list[float]] = {name: [] for name in candidates}
-    cpus: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(warmup + rounds):
-        for name, run in candidates.items():
-            before()
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            if turn >= warmup:
-                walls[name].append(wall)
-                cpus[name].append(cpu)
-    result = {}
-    for name in candidates:
-        middle = statistics.median(walls[name])
-        low, high = np.percentile(walls[name], [25, 75])
-        result[name] = Timing(middle, statistics.median(cpus[name]), float(high - low) / middle)
-    return result
+    found = timing.interleaved({name: timing.Candidate(run, before) for name, run in candidates.items()}, rounds, warmup=warmup)
+    return {name: Timing(t.wall.median, t.cpu.median, (t.wall.high - t.wall.low) / t.wall.median) for name, t in found.items()}
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,39 +73,71 @@ def reading(layout: Layout, engine: Engine, transport: Any, frames: np.ndarray, 
     return total / (time.perf_counter() - started) / 1e9
 
 
-def memory_copy() -> float:
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Work that can be done again and again, the bytes that it moves each time, and how to wait until it is done."""
+
+    n_bytes: int
+    run: Callable[[], object]
+    wait: Callable[[], object] = lambda: None
+
+    def once(self) -> None:
+        """Do it, and wait for it."""
+        self.run()
+        self.wait()
+
+    def rate(self) -> float:
+        """GB/s."""
+        self.once()
+        runs = 1
+        times: list[float] = []
+        while len(times) < PASSES:
+            started = time.perf_counter()
+            for _ in range(runs):
+                self.run()
+            self.wait()
+            seconds = time.perf_counter() - started
+            if seconds < PASS_SECONDS:
+                runs *= 2
+            else:
+                times.append(seconds / runs)
+        return self.n_bytes / statistics.median(times) / 1e9
+
+
+def memory_copy() -> Pass:
     """One thread that copies memory: bytes copied, not bytes moved, which are twice as many."""
     source = np.random.default_rng(1).integers(0, 256, COPY_BYTES, dtype=np.uint8)
     target = np.zeros_like(source)
-    return _rate(COPY_BYTES, lambda: np.copyto(target, source))
+    return Pass(COPY_BYTES, lambda: np.copyto(target, source))
 
 
-def host_to_device(engine: Engine) -> float:
+def host_to_device(engine: Engine, n_bytes: int = COPY_BYTES) -> Pass:
     """From page-locked memory to a device; on the CPU there is nothing to do, and the result means nothing."""
-    staging = engine.staging(COPY_BYTES)
+    staging = engine.staging(n_bytes)
     staging.host[:] = 1
 
-    def copy() -> None:
-        staging.push(COPY_BYTES)
+    def wait() -> None:
         with staging.reading():
             engine.download(staging.device[-1:])        # here when the copy is done
 
-    return _rate(COPY_BYTES, copy)
+    return Pass(n_bytes, lambda: staging.push(n_bytes), wait)
 
 
-def decoding(layout: Layout, engine: Engine, dtype: np.dtype, depth: int, corrections: CorrectionSet | None = None) -> float:
-    """Decoding a tile of `depth` frames again and again, with dark and gain, without repair.
+def decoding(layout: Layout, engine: Engine, dtype: np.dtype, depth: int, corrections: CorrectionSet | None = None,
+             frames: int | None = None) -> Pass:
+    """Decoding `frames` frames of random bytes, default `depth`, into one tile of `depth`, with dark and gain, without repair.
 
     Returns
     -------
-    float
+    Pass
         On the CPU, bytes of tiles, by one thread; on a GPU, bytes in and bytes out, as its memory is what limits it.
     """
+    frames = depth if frames is None else frames
     span = spans(layout.placements, layout.encoding, max(1, len(layout.parts)))
     size = np.diff(span)[:, 0]
-    first = np.concatenate(([0], np.cumsum(size[:-1] * depth)))        # one part after the other
-    starts = np.ascontiguousarray(first - span[:, 0] + np.arange(depth)[:, None] * size, dtype=np.int64)
-    staging = engine.staging(int(size.sum()) * depth)
+    first = np.concatenate(([0], np.cumsum(size[:-1] * frames)))        # one part after the other
+    starts = np.ascontiguousarray(first - span[:, 0] + np.arange(frames)[:, None] * size, dtype=np.int64)
+    staging = engine.staging(int(size.sum()) * frames)
     staging.host[:] = np.random.default_rng(1).integers(0, 256, len(staging.host), dtype=np.uint8)
     staging.push(len(staging.host))
     out = engine.empty((depth, layout.sig_size), dtype)
@@ -113,28 +146,10 @@ def decoding(layout: Layout, engine: Engine, dtype: np.dtype, depth: int, correc
     decode = decoder.bind(staging.device, starts, out)
 
     def run() -> None:
-        decode(0, depth)
+        for at in range(0, frames, depth):
+            decode(at, min(depth, frames - at))
 
-    n_bytes = depth * layout.sig_size * dtype.itemsize
+    n_bytes = frames * layout.sig_size * dtype.itemsize
     if engine.name == "cpu":
-        return _rate(n_bytes, run)
-    return _rate(n_bytes + int(size.sum()) * depth, run, lambda: engine.download(out[-1:, -1:]))
-
-
-def _rate(n_bytes: int, run: Callable[[], object], wait: Callable[[], object] = lambda: None) -> float:
-    """GB/s of `run`, which moves `n_bytes` each time and is done when `wait` returns."""
-    run()
-    wait()
-    runs = 1
-    times: list[float] = []
-    while len(times) < PASSES:
-        started = time.perf_counter()
-        for _ in range(runs):
-            run()
-        wait()
-        seconds = time.perf_counter() - started
-        if seconds < PASS_SECONDS:
-            runs *= 2
-        else:
-            times.append(seconds / runs)
-    return n_bytes / statistics.median(times) / 1e9
+        return Pass(n_bytes, run)
+    return Pass(n_bytes + int(size.sum()) * frames, run, lambda: engine.download(out[-1:, -1:]))

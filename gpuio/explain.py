@@ -298,16 +298,16 @@ def _measured(ds: DataSet, facts: Facts, nav: np.ndarray, frames: np.ndarray, ed
               corrections: CorrectionSet | None) -> dict[str, float]:
     """Rates of this machine in GB/s by the name of the stage; and of copying memory, and of storage behind the page cache."""
     layout, engine, source = ds.layout, ds.engine, _source(facts)
-    rates = {source: ceilings.reading(layout, engine, facts.transport, frames, edges, sizes), "memory copy": ceilings.memory_copy()}
+    rates = {source: ceilings.reading(layout, engine, facts.transport, frames, edges, sizes), "memory copy": ceilings.memory_copy().rate()}
     if source == "page cache" and facts.no_direct is None and layout.chunks is None:
         rates[_storage(facts)] = _past_the_cache(layout, nav, frames)
     if layout.chunks is not None and layout.chunks.is_packed and rates[source] is not None:       # all threads have unpacked, too
         rates["unpacking on the CPU"] = (rates.pop(source) or 0.0) / max(1, sizes.read_threads)
     if engine.name == "cpu":
-        rates["decoding on the CPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections)
+        rates["decoding on the CPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections).rate()
     else:
-        rates["host to device"] = ceilings.host_to_device(engine)
-        rates["decoding on the GPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections)
+        rates["host to device"] = ceilings.host_to_device(engine).rate()
+        rates["decoding on the GPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections).rate()
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -335,8 +336,8 @@ def test_stages_at_the_same_time_cost_the_slowest_others_their_sum(raw: Any, mon
 
 def test_measured_ceilings_replace_what_was_assumed(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "reading", lambda *_: 3.5)
-    monkeypatch.setattr(ceilings, "memory_copy", lambda: 7.0)
-    monkeypatch.setattr(ceilings, "decoding", lambda layout, engine, dtype, depth, corrections: depth / 2)
+    monkeypatch.setattr(ceilings, "memory_copy", lambda: SimpleNamespace(rate=lambda: 7.0))
+    monkeypatch.setattr(ceilings, "decoding", lambda layout, engine, dtype, depth, corrections: SimpleNamespace(rate=lambda: depth / 2))
     found = raw.explain(measure=True, depth=5, threads=2, facts=replace(IDEAL, device="cpu", cold=False, resident=1.0))
     assert found.measured == {"page cache": 3.5, "memory copy": 7.0, "storage": 3.5, "decoding on the CPU": 2.5}
     assert [(stage.name, stage.GB_per_s, stage.measured) for stage in found.stages] == [
@@ -406,19 +407,14 @@ def test_frames_that_are_gathered_are_not_sampled(tmp_path: Path, frames: np.nda
     assert set(found.measured) == {"memory copy", "decoding on the CPU"}
 
 
-def test_decoding_is_measured_with_what_the_stream_would_do(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved: list[int] = []
-
-    def rate(n_bytes: int, run: Any, wait: Any = None) -> float:
-        run()
-        moved.append(n_bytes)
-        return 1.0
-
-    monkeypatch.setattr(ceilings, "_rate", rate)
+def test_decoding_is_measured_with_what_the_stream_would_do(raw: Any) -> None:
     corrections = gpuio.CorrectionSet(dark=np.ones(SIG, "f4"), gain=np.full(SIG, 2, "f4"))
-    assert ceilings.decoding(raw.layout, raw.engine, np.dtype("f4"), 3, corrections) == 1.0
-    assert ceilings.host_to_device(get_engine("cpu")) == ceilings.memory_copy() == 1.0
-    assert moved == [3 * 11 * 17 * 4, ceilings.COPY_BYTES, ceilings.COPY_BYTES]
+    passes = [ceilings.decoding(raw.layout, raw.engine, np.dtype("f4"), 3, corrections),
+              ceilings.decoding(raw.layout, raw.engine, np.dtype("f4"), 3, corrections, frames=8),
+              ceilings.host_to_device(get_engine("cpu")), ceilings.memory_copy()]
+    for one in passes:
+        one.once()
+    assert [one.n_bytes for one in passes] == [3 * 11 * 17 * 4, 8 * 11 * 17 * 4, ceilings.COPY_BYTES, ceilings.COPY_BYTES]
 
 
 def test_a_rate_is_bytes_by_the_median_of_passes_that_last_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,8 +428,8 @@ def test_a_rate_is_bytes_by_the_median_of_passes_that_last_long_enough(monkeypat
         return run
 
     monkeypatch.setattr(ceilings.time, "perf_counter", lambda: now)
-    assert ceilings._rate(10_000_000, takes(0.002)) == pytest.approx(5.0)
-    assert ceilings._rate(10_000_000, takes(0.002), takes(0.004)) == pytest.approx(10 / 6), "waiting counts"
+    assert ceilings.Pass(10_000_000, takes(0.002)).rate() == pytest.approx(5.0)
+    assert ceilings.Pass(10_000_000, takes(0.002), takes(0.004)).rate() == pytest.approx(10 / 6), "waiting counts"
 
 
 # ---- how it is told ------------------------------------------------------------------------------------------------------

@@ -39,8 +39,9 @@ ALLOWED = {
     "stream": {"values", "geometry", "io"},
     "formats": {"values", "stream"},
     "door": {"values", "geometry", "io", "stream", "formats"},
+    "bench": {"values", "geometry", "io", "stream", "door", "formats", "synth"},
     "edge": {"values", "stream", "door", "formats", "synth", "integrations", "cli"},
-    "cli": {"values", "stream", "door", "formats", "synth", "edge", "integrations"},
+    "cli": {"values", "stream", "door", "formats", "synth", "edge", "bench", "integrations"},
     "integrations": {"values", "door"},
 }
 

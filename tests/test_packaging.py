@@ -112,5 +112,5 @@ def test_the_wheel_holds_every_source_file_once(tmp_path: Path) -> None:
     with zipfile.ZipFile(source / done.stdout.split()[-1]) as wheel:
         held = [name for name in wheel.namelist() if ".dist-info/" not in name]
     expected = [f"{name.replace('.', '/')}/{path.name}" for name, folder in package_folders().items()
-                for path in (source / folder.relative_to(ROOT)).iterdir() if path.suffix in (".py", ".cu", ".cuh", ".typed")]
+                for path in (source / folder.relative_to(ROOT)).iterdir() if path.suffix in (".py", ".cu", ".cuh", ".json", ".typed")]
     assert sorted(held) == sorted(expected)

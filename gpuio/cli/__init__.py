@@ -20,6 +20,7 @@ import click
 
 import gpuio
 from gpuio import formats as registry
+from gpuio.cli._bench import bench
 from gpuio.cli._group import Commands, describe, patience
 from gpuio.cli._options import (
     Intervals,
@@ -46,6 +47,9 @@ def main(ctx: click.Context) -> None:
     """Electron-microscopy detector data: look into files, see them, make test data, measure this machine."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+main.add_command(bench)
 
 
 @main.command()
