@@ -16,6 +16,7 @@ Quirks:
 
 - Offsets include the user block, in HDF5 2; before 1.14.4 those of chunks did not (HDF5 issue 3003). One chunk is compared with
   what the library reads.
+- Writers may leave the filters out of chunks that reach beyond the array, without a word in their masks (`H5Pset_chunk_opts`).
 - A data set that nothing was written to has a meaningless offset: its storage size is 0, its items have the fill value.
 - Names of external files are relative to the working directory of the writer; here they are looked for beside the HDF5 file.
 - The library shows virtual sources that are missing as fill values; here they are an error.
@@ -207,7 +208,7 @@ def _chunked(found: Any, place: Place, box: _Box, plist: Any, facts: dict[str, A
     if filters and get_engine("cpu").inflates(filters) is not None:
         check_plugins(place, plist)
         return replace(by_library([(found, place)], box.sig_dims, box.frames_last), metadata=facts)
-    table = chunk_table(found, place, box.sig_dims, box.frames_last, packed=bool(filters))
+    table = chunk_table(found, place, box.sig_dims, box.frames_last, len(filters))
     check_user_block(found, place, table)
     facts["stored_bytes"] = int(table[:, :, STORED].sum())
     grid = ChunkGrid(0, box.nav_shape, box.nav_chunk)
@@ -260,8 +261,8 @@ def fill_bytes(found: Any) -> bytes:
     return np.asarray(0 if value is None else value).astype(found.dtype).tobytes()
 
 
-def chunk_table(found: Any, place: Place, sig_dims: int, frames_last: bool, packed: bool, file: int = 0) -> np.ndarray:
-    """Where each chunk is: int64[rows, columns, 4] as `gpuio.chunks` has it, with `file` as file.
+def chunk_table(found: Any, place: Place, sig_dims: int, frames_last: bool, n_filters: int) -> np.ndarray:
+    """Where each chunk is: int64[rows, columns, 4] as `gpuio.chunks` has it, with 0 as file.
 
     Raises
     ------
@@ -285,9 +286,11 @@ def chunk_table(found: Any, place: Place, sig_dims: int, frames_last: bool, pack
                 lambda i: f"is in no place of the grid of {found.chunks}")
         _refuse(place, origin, (stored < 1) | (offset < 0) | (offset > size) | (stored > size - offset),
                 lambda i: f"has {stored[i]} bytes at byte {offset[i]}; the file has {size} bytes")
-        if not packed:
+        if n_filters:
+            mask = np.where(_unfiltered_edges(found, place, origin, mask, offset, stored, unpacked), (1 << n_filters) - 1, mask)
+        else:
             _refuse(place, origin, stored != unpacked, lambda i: f"has {stored[i]} bytes; expected {unpacked}, as nothing is packed")
-        table[np.ravel_multi_index(tuple(at.T), counts)] = np.stack((np.full_like(offset, file), offset, stored, mask), axis=1)
+        table[np.ravel_multi_index(tuple(at.T), counts)] = np.stack((np.zeros_like(offset), offset, stored, mask), axis=1)
     cut = sig_dims if frames_last else len(counts) - sig_dims
     by_axes = table.reshape(math.prod(counts[:cut]), math.prod(counts[cut:]), 4)
     return np.ascontiguousarray(by_axes.swapaxes(0, 1) if frames_last else by_axes)
@@ -306,6 +309,23 @@ def _chunks_of(found: Any, place: Place, at_most: int) -> tuple[np.ndarray, np.n
     origin = np.array([entry[0] for entry in listed], dtype=np.int64).reshape(-1, found.ndim)
     mask, offset, stored = (np.array([int(entry[k]) for entry in listed], dtype=np.uint64).astype(np.int64) for k in (1, 2, 3))
     return origin, mask, offset, stored
+
+
+def _unfiltered_edges(found: Any, place: Place, origin: np.ndarray, mask: np.ndarray, offset: np.ndarray, stored: np.ndarray,
+                      unpacked: int) -> np.ndarray:
+    """Chunks that reach beyond the array, if these are stored without filters and do not say so: bool[n]."""
+    shape, chunk = np.array(found.shape), np.array(found.chunks)
+    edge = (origin + chunk > shape).any(axis=1)
+    if not edge.any() or (stored[edge] != unpacked).any() or mask[edge].any():
+        return np.zeros(len(edge), dtype=bool)
+    first = int(np.argmax(edge))
+    with open(place.path, "rb") as file:
+        file.seek(int(offset[first]))
+        raw = np.frombuffer(file.read(unpacked), np.dtype((np.void, found.dtype.itemsize))).reshape(found.chunks)
+    inside = tuple(slice(o, min(o + c, n)) for o, c, n in zip(origin[first].tolist(), found.chunks, found.shape, strict=True))
+    there = raw[tuple(slice(0, s.stop - s.start) for s in inside)]
+    same = found[inside].tobytes() == there.tobytes()
+    return edge if same else np.zeros(len(edge), dtype=bool)
 
 
 def _refuse(place: Place, origin: np.ndarray, bad: np.ndarray, why: Any) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
+import os
 import pickle
 
 import h5py
@@ -96,6 +99,31 @@ def test_filters_left_out_of_single_chunks(tmp_path):
     with h5py.File(path) as file:
         assert file["data"].id.get_chunk_info(4).filter_mask == 3
         np.testing.assert_array_equal(file["data"][...], values)
+    np.testing.assert_array_equal(load(path)[...], values)
+
+
+@pytest.mark.parametrize("filters", ["deflate", "shuffle"])
+def test_filters_left_out_where_chunks_reach_beyond_the_array(tmp_path, filters):
+    """h5py has no way to ask for it, so that its HDF5 library is called directly."""
+    libraries = glob.glob(os.path.join(os.path.dirname(h5py.__file__), "..", "h5py.libs", "libhdf5-*"))
+    if not libraries:
+        pytest.skip("h5py does not bring its own HDF5 library")
+    hdf5 = ctypes.CDLL(libraries[0])
+    hdf5.H5Pset_chunk_opts.argtypes = (ctypes.c_int64, ctypes.c_uint)
+    values = counts(16, (7, *SIG))
+    path = str(tmp_path / "scan.h5")
+    with h5py.File(path, "w", libver="latest") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((2, 4, 5))
+        plist.set_shuffle()
+        if filters == "deflate":
+            plist.set_deflate(4)
+        assert hdf5.H5Pset_chunk_opts(plist.id, 2) == 0
+        h5py.h5d.create(file.id, b"data", h5py.h5t.py_create(values.dtype), h5py.h5s.create_simple(values.shape), plist)
+        file["data"][...] = values
+    with h5py.File(path) as file:
+        last = file["data"].id.get_chunk_info_by_coord((6, 12, 10))
+        assert (last.filter_mask, last.size) == (0, 80)
     np.testing.assert_array_equal(load(path)[...], values)
 
 
