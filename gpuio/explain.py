@@ -25,6 +25,7 @@ from gpuio.engine import get_engine, why_no_cuda
 from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.chunks import plan_chunks
 from gpuio.geometry.plan import make_plan
+from gpuio.inflation import DEVICE_KINDS, why_not
 from gpuio.io import gds, resident_fraction
 from gpuio.io.backends import DirectBackend
 from gpuio.io.choice import WARM, cached
@@ -32,6 +33,7 @@ from gpuio.io.filesystems import NETWORK
 from gpuio.sizing import Sizes, parse_bytes, stream_blocks, stream_sizes, tile_edges
 
 if TYPE_CHECKING:
+    from gpuio.chunks import Chunks
     from gpuio.corrections import CorrectionSet
     from gpuio.dataset import DataSet
     from gpuio.layout import Layout
@@ -273,8 +275,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     else:
         plan = make_plan(layout, frames, edges, table, alignment=facts.transport.alignment, gap=sizes.gap)
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
-    packed = layout.chunks is not None and layout.chunks.is_packed
-    unpacked = len(frames) * layout.sig_size * layout.dtype.itemsize if packed else 0
+    unpacked = len(frames) * layout.sig_size * layout.dtype.itemsize if _unpacks_on_host(layout.chunks, facts.device) else 0
     first, stop = extents[:, 1], extents[:, 1] + extents[:, 2]
     unaligned = int(((first % gds.ALIGNMENT != 0) | (stop % gds.ALIGNMENT != 0)).sum())
     rates = _measured(ds, facts, nav, frames, edges, sizes, to, corrections) if measure else {}
@@ -301,7 +302,7 @@ def _measured(ds: DataSet, facts: Facts, nav: np.ndarray, frames: np.ndarray, ed
     rates = {source: ceilings.reading(layout, engine, facts.transport, frames, edges, sizes), "memory copy": ceilings.memory_copy().rate()}
     if source == "page cache" and facts.no_direct is None and layout.chunks is None:
         rates[_storage(facts)] = _past_the_cache(layout, nav, frames)
-    if layout.chunks is not None and layout.chunks.is_packed and rates[source] is not None:       # all threads have unpacked, too
+    if _unpacks_on_host(layout.chunks, facts.device) and rates[source] is not None:        # all threads have unpacked, too
         rates["unpacking on the CPU"] = (rates.pop(source) or 0.0) / max(1, sizes.read_threads)
     if engine.name == "cpu":
         rates["decoding on the CPU"] = ceilings.decoding(layout, engine, dtype, sizes.depth, corrections).rate()
@@ -339,6 +340,13 @@ def _storage(facts: Facts) -> str:
 def _named(device: str) -> Any:
     """As much of an engine as `stream_sizes` asks for: explaining starts no CUDA."""
     return SimpleNamespace(name=device)
+
+
+def _unpacks_on_host(chunks: Chunks | None, device: str) -> bool:
+    """Whether packed chunks are unpacked before they come to the device."""
+    if chunks is None or not chunks.is_packed:
+        return False
+    return device == "cpu" or chunks.source is not None or why_not(chunks.filters, DEVICE_KINDS) is not None
 
 
 def _stages(facts: Facts, read: int, unpacked: int, needed: int, out: int, threads: int, read_threads: int,

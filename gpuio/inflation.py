@@ -98,6 +98,9 @@ class Kind(IntEnum):
     DEFLATE = 7
 
 
+#: What CUDA devices undo; the CPU undoes all. Deflate is not among them: its streams are untrusted, and nvCOMP's decoder takes only
+#: valid ones.
+DEVICE_KINDS = frozenset(Kind) - {Kind.DEFLATE}
 #: Kinds whose stored bytes have a size of their own.
 COMPRESSING = {Kind.BITSHUFFLE_LZ4, Kind.LZ4, Kind.LZF, Kind.DEFLATE}
 _KINDS = {"fletcher32": Kind.FLETCHER32, "shuffle": Kind.SHUFFLE, "lz4": Kind.LZ4, "lzf": Kind.LZF, "deflate": Kind.DEFLATE}

@@ -30,13 +30,11 @@ from gpuio.inflation import (
     plan_steps,
     status,
 )
+from gpuio.inflation import DEVICE_KINDS as KINDS
 from gpuio.kernels._decoder import reading
 from gpuio.kernels._launch import VECTOR, Dim3
 from gpuio.kernels._runtime import Kernel, Runtime
 from gpuio.layout import Filter
-
-#: What kernels undo. Deflate is not among them: its streams are untrusted, and nvCOMP's decoder takes only valid ones.
-KINDS = frozenset(Kind) - {Kind.DEFLATE}
 
 #: Threads of a block in filters.cu, and bytes that each makes; warps of a block in inflate.cu.
 THREADS, WARP, WARPS = 256, 32, 4

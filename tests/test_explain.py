@@ -459,3 +459,24 @@ def test_a_dictionary_has_the_same_facts_as_plain_values(raw: Any) -> None:
 ])
 def test_sizes_have_binary_units(n_bytes: int, text: str) -> None:
     assert size_text(n_bytes) == text
+
+
+@pytest.mark.parametrize(("device", "packing", "stages"), [
+    ("cpu", "bitshuffle", ("page cache", "unpacking on the CPU", "decoding on the CPU")),
+    ("cuda:0", "gzip", ("page cache", "unpacking on the CPU", "host to device", "decoding on the GPU")),
+    ("cuda:0", "bitshuffle", ("page cache", "host to device", "decoding on the GPU")),
+])
+def test_packed_chunks_travel_packed_if_the_device_unpacks_them(tmp_path: Path, device: str, packing: str,
+                                                                stages: tuple[str, ...]) -> None:
+    pixels = np.random.default_rng(1).poisson(3, (40, 13, 11)).astype("u2")
+    path = str(tmp_path / "scan.h5")
+    gpuio.synth.write("hdf5", path, [pixels], nav_shape=(5, 8), sig_shape=(13, 11), packing=packing, chunks=(1, 2, 13, 11))
+    facts = replace(IDEAL, device=device, cold=False, resident=1.0)
+    explanation = gpuio.open(path, device="cpu").explain(facts=facts)
+    assert tuple(stage.name for stage in explanation.stages) == stages
+    moved = {stage.name: stage.n_bytes for stage in explanation.stages}
+    stored = gpuio.open(path, device="cpu").metadata["stored_bytes"]
+    assert explanation.needed_bytes == stored <= moved["page cache"] == explanation.read_bytes
+    assert moved.get("unpacking on the CPU", pixels.nbytes) == pixels.nbytes
+    if device != "cpu":
+        assert moved["host to device"] == (pixels.nbytes if packing == "gzip" else explanation.read_bytes)
