@@ -1,4 +1,4 @@
-"""Both engines: that of the CPU, and that of CUDA with its kernels compiled for the host."""
+"""Both engines: that of the CPU, and that of CUDA with its kernels compiled for the host; and on a GPU, where there is one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpuio.cpu_fallback import CpuEngine
+from gpuio.kernels import CudaEngine, available
 from gpuio.layout import Filter
 from tests.kernels.cuda_on_host import host_engine, why_no_compiler
 
@@ -19,13 +20,15 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found: dict[str, Any] = {"cpu": CpuEngine()}
     if why_no_compiler() is None:
         found["cuda"] = host_engine(tmp_path_factory.mktemp("inflate"))
+    if available() is None:
+        found["gpu"] = CudaEngine(0)
     return found
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+@pytest.fixture(params=["cpu", "cuda", pytest.param("gpu", marks=pytest.mark.gpu)])
 def engine(request: pytest.FixtureRequest, engines: dict[str, Any]) -> Any:
     if request.param not in engines:
-        pytest.skip(str(why_no_compiler()))
+        pytest.skip(f"no GPU: {available()}" if request.param == "gpu" else str(why_no_compiler()))
     return engines[request.param]
 
 
@@ -44,10 +47,12 @@ def inflate(engine: Any, filters: tuple[Filter, ...], chunks: list[bytes], chunk
         src += len(chunk) + 3
     order = rng.permutation(len(chunks))
     before = out.copy()
-    statuses = engine.inflater(filters, chunk_bytes, item_bytes).bind(staged, out)(np.array(table, dtype=np.int64)[order])
+    here, there = (engine.upload(a) if engine.xp is not np else a for a in (staged, out))
+    statuses = engine.inflater(filters, chunk_bytes, item_bytes).bind(here, there)(np.array(table, dtype=np.int64)[order])
     assert statuses.dtype == np.int32
     found = np.zeros(len(chunks), dtype=np.int64)
     found[order] = engine.download(statuses)
+    out = engine.download(there)[:len(out)] if engine.xp is not np else out
     contents = []
     for _, _, _, at in table:
         contents.append(out[at:at + chunk_bytes].tobytes())
