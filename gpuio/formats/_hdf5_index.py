@@ -118,12 +118,11 @@ def _leaves(descriptor: int, base: int, root: int, n: int, at_most: int) -> np.n
         if signature != b"TREE" or kind != 1 or (expected >= 0 and level != expected) or 24 + used * entry.itemsize > len(raw):
             raise ValueError(f"at byte {base + node}: expected a node of chunks{f' of level {expected}' if expected >= 0 else ''} with "
                              f"{used} entries, found {signature!r}, type {kind}, level {level}, {len(raw)} bytes")
-        entries = np.frombuffer(raw, entry, used, 24)
         read += used
         if read > 16 * at_most + used:      # more than any tree has whose leaves hold so many chunks
             raise ValueError(f"its tree has more than {read} entries for {at_most} chunks")
         if level == 0:
-            leaves.append(entries)
+            leaves.append(raw[24:24 + used * entry.itemsize])
         else:
-            pending.extend((child, level - 1) for child in reversed(entries["child"].tolist()))
-    return np.concatenate(leaves) if leaves else np.zeros(0, entry)
+            pending.extend((child, level - 1) for child in reversed(np.frombuffer(raw, entry, used, 24)["child"].tolist()))
+    return np.frombuffer(b"".join(leaves), entry)
