@@ -81,6 +81,8 @@ class ChunkBlockReader(Ring):
     ------
     UnsupportedFeature
         Neither the engine nor the CPU unpacks these chunks.
+    FormatError
+        The filters cannot have packed chunks of this size.
     """
 
     def __init__(self, layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, edges: np.ndarray, placements: np.ndarray, *,
@@ -98,7 +100,10 @@ class ChunkBlockReader(Ring):
             reason = maker.inflates(self._chunks.filters)
             if reason is not None:
                 raise UnsupportedFeature(f"{self._chunks.files[0]}: {reason}")
-            self._inflater = maker.inflater(self._chunks.filters, self._chunks.chunk_bytes, self._chunks.item_bytes)
+            try:
+                self._inflater = maker.inflater(self._chunks.filters, self._chunks.chunk_bytes, self._chunks.item_bytes)
+            except ValueError as error:
+                raise FormatError(f"{self._chunks.files[0]}: parameters of its filters do not fit the chunks: {error}") from error
         self._source: Any = None
         self._reader: Any = None
         self._alignment = 1

@@ -249,3 +249,16 @@ def test_check_tells_of_chunks_and_files_that_are_missing(tmp_path):
     finding, = check.check(tmp_path / "c_master.h5").findings
     assert finding.severity == "error"
     assert "c_data_000003.h5, which is not there" in finding.what
+
+
+def test_filters_that_cannot_have_packed_such_chunks(tmp_path):
+    values = counts(8, (5, 13, 11))
+    path = write(tmp_path / "a.h5", values, chunks=(1, 13, 11), **PACKED["bitshuffle lz4"])
+    with h5py.File(path) as file:
+        parameters = file["data"].id.get_create_plist().get_filter(0)[2]
+    assert parameters[2:5] == (2, 0, 2)
+    # Items of 3 bytes, of which 286 bytes hold no whole number.
+    old, new = (b"".join(v.to_bytes(4, "little") for v in values) for values in (parameters[:3], (*parameters[:2], 3)))
+    patched(path, old, new)
+    with pytest.raises(FormatError, match="parameters of its filters do not fit the chunks: .*3 bytes"):
+        load(path)[0]
