@@ -20,10 +20,9 @@ from gpuio.errors import MemoryBudgetError, ReadError
 from gpuio.shape import Shape
 from tests.kernels.cuda_on_host import HostRuntime, why_no_compiler
 from tests.kernels.simulated import Array, Device, Stream, ToDevice, data_sets_on
-from tests.pipeline import knockouts
+from tests.pipeline import device_scenarios, engine_scenarios, knockouts
 from tests.pipeline.device_scenarios import (
     PAGES,
-    SCENARIOS,
     SIG,
     Files,
     Run,
@@ -37,6 +36,7 @@ from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
 from tests.pipeline.test_model import Truth, build, scans
 from tests.test_imports import MODULES
 
+SCENARIOS = [*device_scenarios.SCENARIOS, *engine_scenarios.SCENARIOS]
 #: Knocked out, pixels stay right: these save waiting, since what is done inside waits for itself. By a scenario that shows it.
 SAVINGS = {
     "blocks:BlockReader._fill: self._engine.computing()": navigation_fastest,
