@@ -49,62 +49,102 @@ class Box:
         return self if reduction is None else Box(*reduction.area(self.origin, self.shape), self.index)
 
 
-class BoxDecoder:
-    """Decodes frames into a box: directly by clipped placements, or whole and cropped where that is needed."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How the pixels of a box are made from frames.
 
-    def __init__(self, layout: Layout, engine: Engine, box: Box, placements: np.ndarray, dtype: np.dtype,
-                 corrections: CorrectionSet | None, repair_whole: bool, reduction: Reduction | None = None) -> None:
-        self.box, self._engine, self._layout, self.dtype = box, engine, layout, dtype
-        self.pixels = int(np.prod(box.shape))
-        self._target = box.on_detector(reduction)
+    Attributes
+    ----------
+    target
+        The pixels of the detector that the box is made from.
+    area
+        Those that are decoded: the same, or the whole detector, which is then cropped.
+    blocks
+        Whose sums the pixels of the box are; None if nothing is summed.
+    stored
+        dtype of pixels before they are summed: as stored, or as wide as corrections need. Without sums that of the output.
+    """
+
+    box: Box
+    target: Box
+    area: Box
+    blocks: Blocks | None
+    stored: np.dtype
+
+    @classmethod
+    def of(cls, layout: Layout, box: Box, dtype: np.dtype, corrections: CorrectionSet | None, repair_whole: bool = True,
+           reduction: Reduction | None = None) -> Cut:
+        """Of a box of the (reduced) detector; `repair_whole` as in `gpuio.pipeline.tiles`."""
+        target, blocks, stored = box.on_detector(reduction), _blocks(box, reduction), dtype
+        repaired = repair_whole and corrections is not None and corrections.get_excluded_pixels() is not None
+        whole = target.shape == layout.sig_shape or repaired or not is_rectangle(layout.sig_shape, target.origin, target.shape)
+        if blocks is not None:
+            corrected = corrections is not None and corrections.have_corrections()
+            stored = np.result_type(np.float32, layout.dtype) if corrected else layout.dtype
+        return cls(box, target, Box.whole(layout) if whole else target, blocks, stored)
+
+    @property
+    def crops(self) -> bool:
+        """Whether more is decoded than the box is made from."""
+        return self.area.shape != self.target.shape
+
+    @property
+    def scratch_frame_bytes(self) -> int:
+        """Bytes of a frame that is decoded to be cropped or summed; 0 if frames are decoded to where they are wanted."""
+        return int(np.prod(self.area.shape)) * self.stored.itemsize if self.crops or self.blocks is not None else 0
+
+    def placements(self, layout: Layout) -> np.ndarray:
+        """What is taken from a frame: int64[entries, 12]."""
+        if self.area.shape == layout.sig_shape:
+            return layout.placements
+        clipped = clip(layout.placements, layout.encoding, layout.sig_shape, self.area.origin, self.area.shape)
+        assert clipped is not None
+        return clipped
+
+
+class BoxDecoder:
+    """Decodes frames into a box: directly by clipped placements, or whole and cropped where that is needed.
+
+    Parameters
+    ----------
+    placements : int64[entries, 12]
+        Those of `cut`.
+    dtype
+        Of the output.
+    scratch_bytes
+        For frames that are cropped or summed, in each thread that decodes.
+    """
+
+    def __init__(self, layout: Layout, engine: Engine, cut: Cut, placements: np.ndarray, dtype: np.dtype,
+                 corrections: CorrectionSet | None, scratch_bytes: int) -> None:
+        self.box, self._cut, self._engine, self._layout, self.dtype = cut.box, cut, engine, layout, dtype
+        self.pixels = int(np.prod(cut.box.shape))
         self._corrected = corrections is not None and corrections.have_corrections()
-        self._blocks = _blocks(box, reduction)
-        self.is_whole = self._target.shape == layout.sig_shape and self._blocks is None
-        self._cropped = self._needs_crop(layout, self._target, corrections, repair_whole)
-        area = Box.whole(layout) if self._cropped else self._target
+        area, self._scratch_bytes = cut.area, scratch_bytes
         self._area_pixels = int(np.prod(area.shape))
-        #: What pixels are before they are summed: as stored, or as wide as corrections need.
-        self._stored = dtype if self._blocks is None else np.result_type(np.float32, layout.dtype) if self._corrected else layout.dtype
         dark = gain = None
         self._repair: RepairTable | None = None
         if corrections is not None and self._corrected:
             corrections.check(layout.sig_shape)
-            dark, gain = (_cut(m, layout.sig_shape, area) for m in (corrections.dark_flat(), corrections.gain_flat()))
-            cut = None if area.shape == layout.sig_shape else Slice(area.origin, Shape(area.shape, sig_dims=len(area.shape)))
-            self._repair = corrections.repair_table(layout.sig_shape, cut)
+            dark, gain = (_cropped(m, layout.sig_shape, area) for m in (corrections.dark_flat(), corrections.gain_flat()))
+            part = None if area.shape == layout.sig_shape else Slice(area.origin, Shape(area.shape, sig_dims=len(area.shape)))
+            self._repair = corrections.repair_table(layout.sig_shape, part)
         if self._corrected and dtype.kind not in "fc":
             raise TypeError(f"corrections need a floating output dtype; {dtype} was asked for")
         # Pixels that no placement names (gaps between chips) are zero.
         self._clear = int(placements[:, PIXELS] @ (placements[:, REPEATS] * placements[:, ROWS])) < self._area_pixels
-        self._make = lambda table: engine.decoder(layout.encoding, table, self._area_pixels, self._stored, dark=dark, gain=gain)
+        self._make = lambda table: engine.decoder(layout.encoding, table, self._area_pixels, cut.stored, dark=dark, gain=gain)
         self._placements = placements
         self._decoder = self._make(placements)
         self._partial: dict[bytes, Any] = {}        # decoders for frames that lack parts
         self._local = threading.local()             # scratch: threads that decode at the same time need their own
 
-    @staticmethod
-    def _needs_crop(layout: Layout, box: Box, corrections: CorrectionSet | None, repair_whole: bool) -> bool:
-        if box.shape == layout.sig_shape:
-            return False
-        if repair_whole and corrections is not None and corrections.get_excluded_pixels() is not None:
-            return True
-        return not is_rectangle(layout.sig_shape, box.origin, box.shape)
-
-    @classmethod
-    def placements(cls, layout: Layout, whole: np.ndarray, box: Box, corrections: CorrectionSet | None, repair_whole: bool,
-                   reduction: Reduction | None = None) -> np.ndarray:
-        """What a decoder of this box takes from the frame, whose own placements are `whole`."""
-        box = box.on_detector(reduction)
-        if box.shape == layout.sig_shape or cls._needs_crop(layout, box, corrections, repair_whole):
-            return whole
-        clipped = clip(whole, layout.encoding, layout.sig_shape, box.origin, box.shape)
-        assert clipped is not None
-        return clipped
-
     def is_view(self, dtype: np.dtype) -> bool:
         """Whether stored frames are already what is wanted, so that a mapped file can be handed out as it is."""
-        if not (self._engine.name == "cpu" and self.is_whole and not self._corrected and self._layout.encoding.name == "plain"
-                and dtype == self._layout.dtype and dtype.kind != "b" and len(self._layout.pieces) == 1):
+        cut = self._cut
+        if not (self._engine.name == "cpu" and cut.target.shape == self._layout.sig_shape and cut.blocks is None and not self._corrected
+                and self._layout.encoding.name == "plain" and dtype == self._layout.dtype and dtype.kind != "b"
+                and len(self._layout.pieces) == 1):
             return False
         piece = self._layout.pieces[0]
         rows_follow = piece.rows == 1 or (piece.row_src == piece.pixels * dtype.itemsize and piece.row_pos == piece.pixels)
@@ -112,9 +152,9 @@ class BoxDecoder:
 
     def bind(self, block: Block, out: Any) -> Decode:
         """As `Block.bind`, with what has to happen around the decoding; `out` is dtype[depth, pixels]."""
-        if not (self._cropped or self._blocks or self._repair is not None or self._clear):
+        if not (self._cut.scratch_frame_bytes or self._repair is not None or self._clear):
             return self._bind_parts(block, out)
-        if not self._cropped and self._blocks is None:
+        if not self._cut.scratch_frame_bytes:
             inner = self._bind_parts(block, out)
 
             def decode(first: int, count: int, at: int = 0) -> None:
@@ -158,13 +198,13 @@ class BoxDecoder:
 
     def _bind_through_scratch(self, block: Block, out: Any) -> Decode:
         """Decode into scratch, repair there, cut the box out of it, sum blocks: few frames at a time, so that all stays in the cache."""
-        room = CPU_TILE_BYTES if self._engine.name == "cpu" else DEVICE_SCRATCH_BYTES
-        few = max(1, min(len(out), room // (self._area_pixels * self._stored.itemsize)))
+        cut = self._cut
+        few = max(1, min(len(out), self._scratch_bytes // cut.scratch_frame_bytes))
         scratch = getattr(self._local, "scratch", None)
         if scratch is None or len(scratch) < few:
-            scratch = self._local.scratch = self._engine.empty((few, self._area_pixels), self._stored)
+            scratch = self._local.scratch = self._engine.empty((few, self._area_pixels), cut.stored)
         inner = self._bind_parts(block, scratch)
-        crop = (slice(None), *(slice(o, o + n) for o, n in zip(self._target.origin, self._target.shape, strict=True)))
+        crop = (slice(None), *(slice(o, o + n) for o, n in zip(cut.target.origin, cut.target.shape, strict=True)))
 
         def decode(first: int, count: int, at: int = 0) -> None:
             for done in range(0, count, few):
@@ -175,10 +215,10 @@ class BoxDecoder:
                 if self._repair is not None:
                     self._engine.repair(scratch[:n], self._repair)
                 pixels, to = scratch[:n], out[at + done:at + done + n]
-                if self._cropped:
+                if cut.crops:
                     pixels = pixels.reshape(n, *self._layout.sig_shape)[crop].reshape(n, -1)
-                if self._blocks is not None:
-                    self._engine.bin(pixels, to, self._blocks)
+                if cut.blocks is not None:
+                    self._engine.bin(pixels, to, cut.blocks)
                 else:
                     to[...] = pixels
 
@@ -194,7 +234,7 @@ def _blocks(box: Box, reduction: Reduction | None) -> Blocks | None:
     return Blocks(rows, columns, down, across)
 
 
-def _cut(flat: np.ndarray | None, sig_shape: tuple[int, ...], area: Box) -> np.ndarray | None:
+def _cropped(flat: np.ndarray | None, sig_shape: tuple[int, ...], area: Box) -> np.ndarray | None:
     if flat is None or area.shape == sig_shape:
         return flat
     crop = tuple(slice(o, o + n) for o, n in zip(area.origin, area.shape, strict=True))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuio import ceilings
-from gpuio.boxes import Box, BoxDecoder
+from gpuio.boxes import Box, Cut
 from gpuio.engine import get_engine, why_no_cuda
 from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.chunks import plan_chunks
@@ -255,8 +255,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     layout, (nav, frames) = ds.layout, ds._selected(roi)
     corrections = ds._corrections(corrections)
     to = ds.output_dtype(dtype, corrections)
-    whole = Box.whole(layout, ds._reduction)
-    table = BoxDecoder.placements(layout, layout.placements, whole, corrections, True, ds._reduction)
+    whole = Cut.of(layout, Box.whole(layout, ds.reduction), to, corrections, reduction=ds.reduction)
+    table = whole.placements(layout)
     sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, table, [whole], to,
                          depth=depth, memory=memory, threads=threads, cold=facts.cold)
     edges = stream_blocks(layout, frames, tile_edges(nav, sizes.depth), sizes)
@@ -314,7 +314,7 @@ def _measured(ds: DataSet, facts: Facts, nav: np.ndarray, frames: np.ndarray, ed
 
 def _past_the_cache(layout: Layout, nav: np.ndarray, frames: np.ndarray) -> float | None:
     """The rate of storage, whatever is cached, for whole frames; None where they need too much memory."""
-    cpu, direct, whole = get_engine("cpu"), DirectBackend(), Box.whole(layout)
+    cpu, direct, whole = get_engine("cpu"), DirectBackend(), Cut.of(layout, Box.whole(layout), layout.dtype, None)
     try:
         sizes = stream_sizes(layout, cpu, direct, frames, layout.placements, [whole], layout.dtype, depth=None, memory=None, threads=0,
                              cold=True)

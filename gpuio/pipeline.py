@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpuio.blocks import Block, BlockReader
-from gpuio.boxes import Box, BoxDecoder
+from gpuio.boxes import Box, BoxDecoder, Cut
 from gpuio.chunk_blocks import ChunkBlockReader
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, Output
@@ -72,17 +72,16 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
     """
     out_dtype = output_dtype(layout.dtype, dtype, corrections)
     boxes = [Box.whole(layout, reduction)] if boxes is None else list(boxes)
-    table = layout.placements
-    placements = [BoxDecoder.placements(layout, table, box, corrections, repair_whole, reduction) for box in boxes]
+    cuts = [Cut.of(layout, box, out_dtype, corrections, repair_whole, reduction) for box in boxes]
+    placements = [cut.placements(layout) for cut in cuts]
     table = np.concatenate(placements) if len(boxes) > 1 else placements[0]
 
     def divide(budget: int | str | None) -> Sizes:
-        return stream_sizes(layout, engine, backend, frames, table, boxes, out_dtype, depth=depth, memory=budget, threads=threads,
+        return stream_sizes(layout, engine, backend, frames, table, cuts, out_dtype, depth=depth, memory=budget, threads=threads,
                             cold=cold)
 
     def begin(sizes: Sizes) -> tuple[Generator[DataTile], list[DataTile]]:
-        stream = _stream(layout, engine, backend, nav, frames, boxes, placements, table, out_dtype, corrections, repair_whole, reduction,
-                         sizes, threads, views)
+        stream = _stream(layout, engine, backend, nav, frames, cuts, placements, table, out_dtype, corrections, sizes, threads, views)
         return stream, list(islice(stream, 1))
 
     stream, first = _within_memory(layout, engine, memory, divide, begin)       # by its first tile a stream has all its memory
@@ -92,19 +91,19 @@ def tiles(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames:
         yield from stream
 
 
-def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, boxes: Sequence[Box],
-            placements: Sequence[np.ndarray], table: np.ndarray, dtype: np.dtype, corrections: CorrectionSet | None, repair_whole: bool,
-            reduction: Reduction | None, sizes: Sizes, threads: int, views: bool) -> Generator[DataTile]:
+def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, cuts: Sequence[Cut],
+            placements: Sequence[np.ndarray], table: np.ndarray, dtype: np.dtype, corrections: CorrectionSet | None, sizes: Sizes,
+            threads: int, views: bool) -> Generator[DataTile]:
     """`tiles` with the sizes chosen."""
     edges = tile_edges(nav, sizes.depth)
-    decoders = [BoxDecoder(layout, engine, box, rows, dtype, corrections, repair_whole, reduction)
-                for box, rows in zip(boxes, placements, strict=True)]
-    views = views and len(boxes) == 1 and decoders[0].is_view(dtype)
+    decoders = [BoxDecoder(layout, engine, cut, rows, dtype, corrections, sizes.scratch_bytes)
+                for cut, rows in zip(cuts, placements, strict=True)]
+    views = views and len(cuts) == 1 and decoders[0].is_view(dtype)
     threads = 0 if views or engine.name != "cpu" else threads       # a device decodes in the background by itself
     workers = Workers(threads) if threads else None
-    reader = open_blocks(layout, engine, backend, frames, stream_blocks(layout, frames, edges, sizes, len(boxes) > 1), table, sizes,
+    reader = open_blocks(layout, engine, backend, frames, stream_blocks(layout, frames, edges, sizes, len(cuts) > 1), table, sizes,
                          deferred=threads > 0 and not sizes.read_threads)
-    largest = max(int(np.prod(box.shape)) for box in boxes)
+    largest = max(decoder.pixels for decoder in decoders)
     ring = _OutputRing(engine, sizes.depth * largest, dtype, 1 if views else sizes.outputs)
     with reader, closing(ring):
         try:
@@ -130,16 +129,17 @@ def read_frames(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray
     if not len(positions):
         return
     wanted = frames[positions]
-    rows = BoxDecoder.placements(layout, layout.placements, box, corrections, True, reduction)
+    cut = Cut.of(layout, box, out.dtype, corrections, reduction=reduction)
+    rows = cut.placements(layout)
     runs = tile_edges(positions, len(frames))          # neighbours in `out`
     bounds = runs.tolist()
     flat = out.reshape(len(frames), -1)
 
     def divide(budget: int | str | None) -> Sizes:
-        return stream_sizes(layout, engine, backend, wanted, rows, [box], out.dtype, depth=1, memory=budget, threads=0, cold=cold)
+        return stream_sizes(layout, engine, backend, wanted, rows, [cut], out.dtype, depth=1, memory=budget, threads=0, cold=cold)
 
     def read(sizes: Sizes) -> None:
-        decoder = BoxDecoder(layout, engine, box, rows, out.dtype, corrections, True, reduction)
+        decoder = BoxDecoder(layout, engine, cut, rows, out.dtype, corrections, sizes.scratch_bytes)
         run = 0
         with open_blocks(layout, engine, backend, wanted, stream_blocks(layout, wanted, runs, sizes), rows, sizes) as reader:
             for block in reader:

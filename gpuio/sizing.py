@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from gpuio.boxes import CPU_TILE_BYTES, Box
+from gpuio.boxes import CPU_TILE_BYTES, DEVICE_SCRATCH_BYTES, Cut
 from gpuio.chunks import Chunks
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import PAGE, Engine
@@ -60,6 +60,12 @@ class Sizes:
     least_bytes: int        # the smallest budget that would do
     piece_bytes: int = 0    # of the file at a time, where frames are gathered; unpacked by a thread at a time, where they lie in chunks
     block_rows: int = 0     # rows of chunks of a block, where frames lie in chunks
+    scratch_bytes: int = 0  # of each decoder in each thread, for frames that are decoded to be cropped or summed
+
+    def with_scratch(self, each: int, total: int, on_device: bool) -> Sizes:
+        """The same with `total` bytes more, of which a decoder in a thread has `each`."""
+        return replace(self, scratch_bytes=each, least_bytes=self.least_bytes + total, host_bytes=self.host_bytes + total * (not on_device),
+                       device_bytes=self.device_bytes + total * on_device)
 
 
 def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) -> int:
@@ -113,7 +119,7 @@ def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None
     return np.dtype(native)
 
 
-def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, placements: np.ndarray, boxes: Sequence[Box],
+def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarray, placements: np.ndarray, cuts: Sequence[Cut],
                  dtype: np.dtype, *, depth: int | None, memory: int | str | None, threads: int, cold: bool) -> Sizes:
     """Divide the memory budget among staging and output.
 
@@ -127,7 +133,9 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     """
     budget = parse_bytes(memory)
     on_device = engine.name != "cpu"
-    frame_out = max(int(np.prod(box.shape)) for box in boxes) * dtype.itemsize
+    frame_out = max(int(np.prod(cut.box.shape)) for cut in cuts) * dtype.itemsize
+    each, scratch = _scratch(cuts, budget, threads, on_device)
+    budget -= scratch
     parts = max(1, len(layout.parts))
     needed = np.diff(spans(placements, layout.encoding, len(layout.parts)))[:, 0]       # bytes of a frame, for each part
     span = int(needed.sum()) if layout.parts else layout.sig_size * layout.dtype.itemsize
@@ -138,7 +146,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     slots, read_threads = (3, backend.read_threads) if (cold or on_device or one_reads or backend.alignment > 1) and not mapped else (1, 0)
     outputs = 2 if on_device else threads + 1 if threads else 1
     if layout.chunks is not None:
-        return _chunk_sizes(layout, layout.chunks, backend, frames, frame_out, depth, memory, outputs, on_device, cold)
+        sizes = _chunk_sizes(layout, layout.chunks, backend, frames, frame_out, depth, memory, scratch, outputs, on_device, cold)
+        return sizes.with_scratch(each, scratch, on_device)
     if not read_threads:        # each decoding thread reads its own block, or all share a window of the file and the next one
         slots = min(outputs, 2) if mapped else outputs
     piece_bytes = 0
@@ -151,8 +160,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     share = 0 if mapped else slots * frame_staged
     least = frame_out * outputs + share + padding
     if budget < least:
-        raise MemoryBudgetError(f"{name_of(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
-                                f"({outputs} x {frame_out} bytes of output, {slots} x {0 if mapped else frame_staged} bytes of staging)")
+        raise _too_small(layout, budget, least, scratch, f"{outputs} x {frame_out} bytes of output, "
+                         f"{slots} x {0 if mapped else frame_staged} bytes of staging")
     most = (budget - share - padding) // (outputs * frame_out)
     if depth is None:
         wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES
@@ -169,7 +178,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     elif mapped:
         target = MAPPED_BLOCK_BYTES * parts
     block_frames = max(1, min(min(target, left // slots) // max(1, frame_staged), len(frames)))
-    if len(boxes) > 1:                      # all boxes of a tile are taken from one block
+    if len(cuts) > 1:                      # all boxes of a tile are taken from one block
         block_frames = max(depth, block_frames)
     if block_frames > depth:
         block_frames = depth if threads and not (read_threads or mapped) else block_frames - block_frames % depth
@@ -181,12 +190,13 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         host_bytes = PIECES * piece_bytes       # frames are put together on the device
     else:
         host_bytes = staging if backend.memory == "host" else 0
-    return Sizes(depth, int(block_frames), slots, outputs, read_threads, gap, host_bytes, total if on_device else 0, least, piece_bytes)
+    sizes = Sizes(depth, int(block_frames), slots, outputs, read_threads, gap, host_bytes, total if on_device else 0, least, piece_bytes)
+    return sizes.with_scratch(each, scratch, on_device)
 
 
 def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarray, frame_out: int, depth: int | None,
-                 memory: int | str | None, outputs: int, on_device: bool, cold: bool) -> Sizes:
-    """The same where frames lie in chunks: rows of chunks are what blocks consist of."""
+                 memory: int | str | None, scratch: int, outputs: int, on_device: bool, cold: bool) -> Sizes:
+    """The same, without scratch, where frames lie in chunks: rows of chunks are what blocks consist of."""
     room = room_of_row(chunks)
     cost = room + (2 * chunks.stored_row_bytes + 2 * max(STAGING_ALIGNMENT, backend.alignment) * chunks.columns if chunks.filters else 0)
     together = 1            # rows that have to be in memory at the same time, so that none is unpacked twice
@@ -196,10 +206,10 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
     budget = parse_bytes(memory)
     if memory is None:
         budget = max(budget, min(CHUNKS_MEMORY, together * cost + budget // 2))
+    budget -= scratch
     least = frame_out * outputs + cost
     if budget < least:
-        raise MemoryBudgetError(f"{name_of(layout)}: memory={budget} bytes cannot hold one frame; at least {least} bytes are needed "
-                                f"({outputs} x {frame_out} bytes of output, {cost} bytes for the chunks of a frame)")
+        raise _too_small(layout, budget, least, scratch, f"{outputs} x {frame_out} bytes of output, {cost} bytes for the chunks of a frame")
     if depth is None:
         wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if outputs > 1 else CPU_TILE_BYTES
         depth = min(wished, budget // (4 * outputs)) // frame_out
@@ -222,6 +232,22 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
     total = depth * frame_out * outputs + staging
     return Sizes(depth, block_frames, slots, outputs, threads, 0, staging if on_device else total, total if on_device else 0, least,
                  job_bytes, block_rows)
+
+
+def _scratch(cuts: Sequence[Cut], budget: int, threads: int, on_device: bool) -> tuple[int, int]:
+    """Bytes for frames that are cropped or summed: of one decoder in one thread, and of all."""
+    frame = max(cut.scratch_frame_bytes for cut in cuts)
+    count = sum(cut.scratch_frame_bytes > 0 for cut in cuts) * max(1, threads)
+    room = DEVICE_SCRATCH_BYTES if on_device else CPU_TILE_BYTES
+    each = max(frame, min(room, budget // (8 * count)) // frame * frame) if frame else 0
+    return each, each * count
+
+
+def _too_small(layout: Layout, budget: int, least: int, scratch: int, needs: str) -> MemoryBudgetError:
+    """The error that a budget holds not even one frame; `budget` and `least` are what remains without scratch."""
+    more = f", {scratch} bytes for frames that are cropped or summed" if scratch else ""
+    return MemoryBudgetError(f"{name_of(layout)}: memory={budget + scratch} bytes cannot hold one frame; at least {least + scratch} bytes "
+                             f"are needed ({needs}{more})")
 
 
 def _half_of_memory() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpuio import pipeline
-from gpuio.boxes import Box
+from gpuio.boxes import Box, Cut
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, FrameAdder
 from gpuio.layout import Layout
@@ -54,7 +54,8 @@ def add_frames(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, fr
 def _add_stored(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, adder: FrameAdder,
                 of_frames: Any, of_pixels: Any, memory: int | str | None, cold: bool) -> Iterator[int]:
     rows = layout.placements
-    sizes = stream_sizes(layout, engine, backend, frames, rows, [Box.whole(layout)], layout.encoding.dtype, depth=1, memory=memory,
+    whole = Cut.of(layout, Box.whole(layout), layout.encoding.dtype, None)
+    sizes = stream_sizes(layout, engine, backend, frames, rows, [whole], layout.encoding.dtype, depth=1, memory=memory,
                          threads=0, cold=cold)
     runs = tile_edges(nav, max(1, len(frames)))         # neighbours in `of_frames`
     bounds = runs.tolist()

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuio.bench.cache import PageCache
 from gpuio.bench.timing import Candidate
-from gpuio.boxes import Box
+from gpuio.boxes import Box, Cut
 from gpuio.corrections import CorrectionSet
 from gpuio.dataset import DataSet
 from gpuio.explain import Explanation
@@ -116,7 +116,8 @@ class Subject:
         """Frames, sizes of the stream to float32, and boundaries of its blocks."""
         ds, options = self.ds, self.options
         nav, frames = ds._selected(self.roi)
-        sizes = stream_sizes(ds.layout, ds.engine, transport, frames, ds.layout.placements, [Box.whole(ds.layout)], self.pixels[1].dtype,
+        whole = Cut.of(ds.layout, Box.whole(ds.layout), self.pixels[1].dtype, None)
+        sizes = stream_sizes(ds.layout, ds.engine, transport, frames, ds.layout.placements, [whole], whole.stored,
                              depth=options.get("depth"), memory=options.get("memory"), threads=self.plan.decode_threads, cold=cold)
         return frames, sizes, stream_blocks(ds.layout, frames, tile_edges(nav, sizes.depth), sizes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import gpuio
 from gpuio.base import BufferedBackend, CorrectionSet, MMapBackend, TilingScheme
-from gpuio.errors import ShapeError
+from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.reduction import Reduction, binned_dtype
 from gpuio.shape import Shape
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
@@ -171,3 +172,22 @@ def test_sums_of_integers_get_as_many_bits_as_they_need(native, pixels, wide):
     assert binned_dtype(np.dtype(native), pixels) == np.dtype(wide)
     if np.dtype(native).kind == "u" and native != "u8":
         assert np.iinfo(native).max * pixels <= np.iinfo(wide).max
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_frames_on_their_way_are_in_the_budget(tmp_path, threads):
+    ds, shown = scan(tmp_path, "<u2", (23, 19), 71, BufferedBackend())
+    reduced = ds.reduce(None, (23, 1))
+    with pytest.raises(MemoryBudgetError, match=r"memory=100 bytes cannot hold one frame; at least (\d+) bytes .* bytes for frames that are"
+                                                r" cropped or summed") as refused:
+        next(iter(reduced.tiles(memory=100, threads=threads)))
+    least = int(re.search(r"at least (\d+)", str(refused.value))[1])
+    assert least > (23 * 19 * 2 + 19 * 4) * max(1, threads)
+    with pytest.raises(MemoryBudgetError):
+        next(iter(reduced.tiles(memory=least - 1, threads=threads)))
+    expected = summed(shown, (slice(None), slice(None)), 23, 1, np.dtype("u4"))
+    for memory in (least, least + 1000, 20_000):
+        explained = reduced.explain(memory=memory, threads=threads)
+        assert explained.memory_bytes <= memory
+        got = np.concatenate([np.array(tile.data) for tile in reduced.tiles(memory=memory, threads=threads)])
+        np.testing.assert_array_equal(got, expected[:11])
