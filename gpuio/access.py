@@ -19,7 +19,7 @@ from gpuio.corrections import CorrectionSet
 from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.geometry.selection import flat_indices, selected_frames
 from gpuio.prepare import sum_dtype
-from gpuio.sizing import name_of, output_dtype
+from gpuio.sizing import decode_threads, name_of, output_dtype
 from gpuio.sums import add_frames
 from gpuio.tile import DataTile
 
@@ -53,7 +53,7 @@ class PixelAccess:
         def _transport(self) -> tuple[Any, bool, str]: ...
 
     def tiles(self, dtype: Any = None, roi: np.ndarray | None = None, *, corrections: CorrectionSet | None = None,
-              memory: int | str | None = None, depth: int | None = None, threads: int = 0, crop: Crop | None = None,
+              memory: int | str | None = None, depth: int | None = None, threads: int | None = None, crop: Crop | None = None,
               bin_sig: int | Sequence[int] | None = None) -> Iterator[DataTile]:
         """All frames, a stack of whole frames at a time, decoded on this data set's device.
 
@@ -66,12 +66,12 @@ class PixelAccess:
         corrections
             None applies what the files carry; an empty `CorrectionSet` switches that off.
         memory
-            Budget of staging and output: bytes, or a text such as "2 GiB". Default 256 MiB. With a GPU, of host and of GPU
-            memory each.
+            Budget of staging and output: bytes, or a text such as "2 GiB". Default as configured (`gpuio.config`), else 256 MiB. With
+            a GPU, of host and of GPU memory each.
         depth
             Frames of a tile at most; None chooses a size that stays in the cache (CPU) or fills the device.
         threads
-            Decode ahead on that many threads.
+            Decode ahead on that many threads; None as configured, else 0: in the caller's.
         crop, bin_sig
             Only a part of the detector, and sums over blocks of its pixels, as `DataSet.reduce` says.
 
@@ -97,7 +97,8 @@ class PixelAccess:
         backend, cold, _ = self._transport()
         corrections = self._corrections(corrections)
         yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, depth=depth, memory=memory, corrections=corrections,
-                                  dtype=self.output_dtype(dtype, corrections), threads=threads, cold=cold, reduction=self._reduction)
+                                  dtype=self.output_dtype(dtype, corrections), threads=decode_threads(threads), cold=cold,
+                                  reduction=self._reduction)
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
         return self.get_correction_data() if corrections is None else corrections

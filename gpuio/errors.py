@@ -12,6 +12,7 @@
         │   └── ShapeError              shapes, offsets, regions that do not fit (also a ValueError)
         ├── BackendUnavailable          a device, transport or package is not there (also a RuntimeError)
         ├── MemoryBudgetError           one frame does not fit the memory budget (also a MemoryError)
+        ├── ConfigError                 a setting is not usable (also a ValueError)
         └── ReadError                   storage gave less than it promised (also an OSError)
 
 Every message is one line that names the file, what was expected, what was found and, where there is one, the remedy.
@@ -55,6 +56,10 @@ class BackendUnavailable(GpuioError, RuntimeError):
 
 class MemoryBudgetError(GpuioError, MemoryError):
     """The memory budget cannot hold one frame; the message says how much would."""
+
+
+class ConfigError(GpuioError, ValueError):
+    """The config file or an environment variable holds something that is not a setting; the message names file and key."""
 
 
 class ReadError(GpuioError, OSError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuio import ceilings
+from gpuio import ceilings, config
 from gpuio.boxes import Box, Cut
 from gpuio.engine import get_engine, why_no_cuda
 from gpuio.errors import MemoryBudgetError
@@ -30,7 +30,7 @@ from gpuio.io import gds, resident_fraction
 from gpuio.io.backends import DirectBackend
 from gpuio.io.choice import WARM, cached
 from gpuio.io.filesystems import NETWORK
-from gpuio.sizing import Sizes, parse_bytes, stream_blocks, stream_sizes, tile_edges
+from gpuio.sizing import Sizes, decode_threads, parse_bytes, stream_blocks, stream_sizes, tile_edges
 
 if TYPE_CHECKING:
     from gpuio.chunks import Chunks
@@ -234,7 +234,7 @@ class Explanation:
 
 
 def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None,
-            memory: int | str | None = None, depth: int | None = None, threads: int = 0, measure: bool = False,
+            memory: int | str | None = None, depth: int | None = None, threads: int | None = None, measure: bool = False,
             facts: Facts | None = None) -> Explanation:
     """Explain what ``ds.tiles(...)`` with the same arguments would do.
 
@@ -252,6 +252,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         As `DataSet.tiles`.
     """
     facts = Facts.of(ds) if facts is None else facts
+    threads, memory = decode_threads(threads), config.stream().memory if memory is None else memory
     layout, (nav, frames) = ds.layout, ds._selected(roi)
     corrections = ds._corrections(corrections)
     to = ds.output_dtype(dtype, corrections)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from gpuio import config
 from gpuio.boxes import CPU_TILE_BYTES, DEVICE_SCRATCH_BYTES, Cut
 from gpuio.chunks import Chunks
 from gpuio.corrections import CorrectionSet
@@ -69,25 +69,13 @@ class Sizes:
 
 
 def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) -> int:
-    """Bytes from a number or a text such as ``"2 GiB"``, ``"500 MB"``.
+    """Bytes as `gpuio.config.bytes_of` understands them; None is the default."""
+    return default if value is None else config.bytes_of(value)
 
-    Raises
-    ------
-    ValueError
-        Not a positive size.
-    """
-    if value is None:
-        return default
-    size = value
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kMGT]?)(i?)B?\s*", value, flags=re.IGNORECASE)
-        if match is None:
-            raise ValueError(f"memory size {value!r} is not understood; expected for example '2 GiB'")
-        number, prefix, binary = match.groups()
-        size = float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " ")
-    if isinstance(size, str) or not size > 0:
-        raise ValueError(f"memory size {value!r} is not positive")
-    return int(size)
+
+def decode_threads(asked: int | None) -> int:
+    """Threads that decode ahead: as asked, else as configured, else none."""
+    return asked if asked is not None else config.stream().threads or 0
 
 
 def in_place(layout: Layout) -> bool:
@@ -131,6 +119,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     MemoryBudgetError
         One frame does not fit; the message says how much memory would.
     """
+    wishes = config.stream()
+    memory = wishes.memory if memory is None else memory
     budget = parse_bytes(memory)
     on_device = engine.name != "cpu"
     frame_out = max(int(np.prod(cut.box.shape)) for cut in cuts) * dtype.itemsize
@@ -164,13 +154,14 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
                          f"{slots} x {0 if mapped else frame_staged} bytes of staging")
     most = (budget - share - padding) // (outputs * frame_out)
     if depth is None:
-        wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES
+        wished = wishes.tile_bytes or (DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES)
         depth = min(wished // frame_out, budget // (2 * outputs) // frame_out, most)
     elif memory is not None:
         depth = min(depth, most)
     depth = max(1, min(depth, len(frames) or 1))
     left = budget - depth * frame_out * outputs - padding
     target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads or threads else WARM_BLOCK_BYTES
+    target = wishes.block_bytes or target
     if layout.strided is not None:
         target = left                       # every block is a pass over the file: as few of them as memory allows
     elif layout.sparse is not None and not on_device:
@@ -211,7 +202,7 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
     if budget < least:
         raise _too_small(layout, budget, least, scratch, f"{outputs} x {frame_out} bytes of output, {cost} bytes for the chunks of a frame")
     if depth is None:
-        wished = DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if outputs > 1 else CPU_TILE_BYTES
+        wished = config.stream().tile_bytes or (DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if outputs > 1 else CPU_TILE_BYTES)
         depth = min(wished, budget // (4 * outputs)) // frame_out
         depth -= depth % chunks.frames_per_row if depth > chunks.frames_per_row else 0      # tiles that end where rows do
     depth = max(1, min(depth, len(frames) or 1, (budget - cost) // (frame_out * outputs)))

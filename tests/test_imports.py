@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
     "values": "errors extras hostarray shape fileset layout inflation findings meta reduction source tile corrections engine "
-              "conversion prepare chunks",
+              "conversion prepare chunks config",
     "stream": "workers sums blocks chunk_blocks boxes sizing transport pipeline access exchange messages partition dataset explain "
               "ceilings",
     "door": "__init__ base",
@@ -67,11 +67,13 @@ THIRD_PARTY = {
     "numba": ("gpuio.cpu_fallback", "gpuio.geometry.ranges"),
     "llvmlite": ("gpuio.cpu_fallback",),
     "zlib_ng": ("gpuio.cpu_fallback._inflate",),
-    "h5py": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5", "gpuio.integrations._containers"),
-    "hdf5plugin": ("gpuio.formats._hdf5_structure", "gpuio.synth.hdf5", "gpuio.integrations._containers"),
+    "rsciio": ("gpuio.bench.peers",),
+    "ncempy": ("gpuio.bench.peers",),
+    "h5py": ("gpuio.bench.peers", "gpuio.formats._hdf5_structure", "gpuio.synth.hdf5", "gpuio.integrations._containers"),
+    "hdf5plugin": ("gpuio.bench.peers", "gpuio.formats._hdf5_structure", "gpuio.synth.hdf5", "gpuio.integrations._containers"),
     "zarr": ("gpuio.integrations._containers",),
     "dask": ("gpuio.formats.dask", "gpuio.integrations.dask"),
-    "libertem": ("gpuio.integrations.libertem",),
+    "libertem": ("gpuio.bench.peers", "gpuio.integrations.libertem",),
     "xarray": ("gpuio.integrations.xarray",),
     "defusedxml": ("gpuio.formats._xml",),
     "scipy": ("gpuio.cpu_fallback",),

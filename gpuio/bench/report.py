@@ -19,8 +19,10 @@ from gpuio.bench import data
 from gpuio.bench.cache import PageCache
 from gpuio.bench.limits import limits
 from gpuio.bench.machine import machine, peak_memory, versions
+from gpuio.bench.peers import peers
 from gpuio.bench.stages import stages
 from gpuio.bench.subject import Subject, Work
+from gpuio.bench.sweep import sweep
 from gpuio.bench.timing import Timing, interleaved
 from gpuio.dataset import DataSet
 from gpuio.sizing import parse_bytes
@@ -46,7 +48,9 @@ class Request:
     parameters
         Of the format, or of its writer.
     size
-        Packed bytes to make, or to use of the file at most.
+        Packed bytes to make, or to use of the file at most; peers read whole files.
+    peers, sweep
+        Measure other libraries as well, or other settings.
     """
 
     path: str | None = None
@@ -89,7 +93,12 @@ def run(request: Request, progress: Progress = lambda done, total, what: None) -
             path, parameters = data.make(Path(folder), format, size, parameters, progress=tell)
         assert path is not None
         subject = _subject(request, path, format, parameters, size)
-        return _measure(request, subject, progress)
+        found = _measure(request, subject, progress)
+        if request.peers:
+            found["peers"] = peers(subject, parameters, request.repeats, progress)
+        if request.sweep:
+            found["sweep"] = sweep(subject, request.repeats, progress)
+        return found
 
 
 def schema() -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _subject(request: Request, path: str, format: str, parameters: dict[str, Any
     options = {name: value for name in ("threads", "depth", "memory") if (value := getattr(request, name)) is not None}
     whole = ds.explain(dtype=np.float32 if ds.dtype.kind != "c" else np.complex64, **options)
     roi = None
-    if whole.needed_bytes > size * 1.2:
+    if whole.needed_bytes > size * 1.2 and not request.peers:
         roi = np.zeros(tuple(ds.shape.nav), dtype=bool)
         roi.reshape(-1)[:max(1, roi.size * size // whole.needed_bytes)] = True
     plan = whole if roi is None else ds.explain(dtype=whole.dtype, roi=roi, **options)

@@ -113,10 +113,10 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
 @click.option("--preview", type=click.Path(dir_okay=False, path_type=Path), help="PNG of scan image and mean pattern to write as well.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Decode ahead on that many threads.")
+@click.option("--threads", type=click.IntRange(min=0), default=None, help="Threads that decode ahead; default: as configured, else 0.")
 def convert(path: str, output: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool,
             dtype: str | None, crop: Any, bin_sig: Any, compression: str, verify: bool, preview: Path | None, force: bool,
-            memory: str | None, threads: int) -> None:
+            memory: str | None, threads: int | None) -> None:
     """Write the pixels of FILE to OUT: a .npy, .h5 or .zarr file, whole or not at all."""
     from gpuio import preview as pictures
     from gpuio.explain import size_text
@@ -246,10 +246,10 @@ def demo(output: Path, size: str, device: str | None, as_json: bool) -> None:
 @dataset_options
 @click.option("--dtype", default=None, metavar="DTYPE", help="Of the tiles; default: native.")
 @click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Decode ahead on that many threads.")
+@click.option("--threads", type=click.IntRange(min=0), default=None, help="Threads that decode ahead; default: as configured, else 0.")
 @click.option("--measure", is_flag=True, help="Measure what this machine can do at best; takes a few seconds.")
 def explain(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, dtype: str | None,
-            memory: str | None, threads: int, measure: bool) -> None:
+            memory: str | None, threads: int | None, measure: bool) -> None:
     """Which way the bytes of FILE take on this machine, why not a better one, and what limits the rate."""
     ds = open_dataset(path, format_name, device, parameters)
     explanation = ds.explain(dtype=dtype_of(dtype), memory=memory, threads=threads, measure=measure)

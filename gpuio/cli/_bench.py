@@ -23,18 +23,24 @@ from gpuio.cli._output import plain, printable, progress_bar
 @click.option("--cold/--warm", "cold", default=False, help="Take FILE out of the page cache each time, or have it there.  [default: warm]")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Rounds that count.")
 @click.option("--threads", type=click.IntRange(min=0), metavar="N", help="Decode ahead on that many threads.")
+@click.option("--peers", is_flag=True, help="Read the whole file through other libraries as well.")
+@click.option("--sweep", is_flag=True, help="Try other transports, threads, tiles and blocks, and recommend.")
+@click.option("--write-config", is_flag=True, help="Write what --sweep recommends to the config file, for all streams to come.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), metavar="OUT",
               help="Write the report as JSON; - is stdout.")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT", help="Write the report as a page.")
 def bench(path: str | None, format_name: str, parameters: tuple[tuple[str, Any], ...], size: str, device: str | None, transport: str | None,
-          cold: bool, repeats: int, threads: int | None, json_path: Path | None, html_path: Path | None) -> None:
+          cold: bool, repeats: int, threads: int | None, peers: bool, sweep: bool, write_config: bool, json_path: Path | None,
+          html_path: Path | None) -> None:
     """Measure each stage between FILE and tiles, and the limits of this machine beside it."""
     from gpuio.bench import report as measuring
     from gpuio.bench import text
 
+    if write_config and not sweep:
+        raise click.UsageError("--write-config needs --sweep")
     arguments = format_arguments(format_name, parameters) if path is not None else dict(parameters)
     request = measuring.Request(path=path, format=format_name, parameters=arguments, size=size, device=device, transport=transport,
-                                cold=cold, repeats=repeats, threads=threads)
+                                cold=cold, repeats=repeats, threads=threads, peers=peers, sweep=sweep)
     with progress_bar("bench") as progress, parameters_as_arguments(path or format_name):
         found = plain(measuring.run(request, progress))
     if html_path is not None:
@@ -44,8 +50,24 @@ def bench(path: str | None, format_name: str, parameters: tuple[tuple[str, Any],
     as_json = json.dumps(found, indent=1, allow_nan=False)
     if json_path is not None and str(json_path) != "-":
         json_path.write_text(as_json + "\n", encoding="utf-8")
+    if write_config:
+        _write_config(found["sweep"]["recommended"])
     if str(json_path) == "-":
         click.echo(as_json)
     else:
         for line in text.lines(found):
             click.echo(printable(line))
+
+
+def _write_config(recommended: dict[str, Any]) -> None:
+    """Put settings into the file that streams look into; say so on stderr."""
+    from gpuio import config
+
+    file = config.path()
+    if not recommended:
+        click.echo("nothing was written: what gpuio chooses by itself is as fast", err=True)
+    elif file is None:
+        raise click.ClickException(f"{config.VARIABLE} is empty, so there is no config file to write to")
+    else:
+        config.write(config.StreamSettings(**recommended), file)
+        click.echo(f"written to {printable(file)}", err=True)

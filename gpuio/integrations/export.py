@@ -55,8 +55,8 @@ class Exported:
 
 
 def export(ds: DataSet, path: str | os.PathLike[str], *, dtype: Any = None, corrections: CorrectionSet | None = None,
-           compression: str = "none", overwrite: bool = False, verify: bool = False, memory: int | str | None = None, threads: int = 0,
-           progress: Callable[[int, int], None] | None = None) -> Exported:
+           compression: str = "none", overwrite: bool = False, verify: bool = False, memory: int | str | None = None,
+           threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> Exported:
     """Write all positions of a data set; blank ones are zero.
 
     Parameters

@@ -57,3 +57,20 @@ def test_errors_are_one_line(npy: str, args: list[str], code: int, words: str) -
     assert result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and "fault of gpuio" not in result.stderr
     assert words in result.stderr
+
+
+def test_a_recommendation_is_written_where_streams_look(npy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpuio import config
+
+    file = tmp_path / "conf" / "gpuio.toml"
+    monkeypatch.setattr(report, "sweep", lambda subject, repeats, progress: {"tried": [], "recommended": {"threads": 2}, "gain": 1.5})
+    assert run(npy, "--write-config").exit_code == 2
+    result = run(npy, "--device", "cpu", "--repeats", "1", "--sweep", "--write-config")     # GPUIO_CONFIG is empty
+    assert result.exit_code == 1 and "GPUIO_CONFIG is empty" in result.stderr
+    monkeypatch.setattr(config, "path", lambda: str(file))
+    result = run(npy, "--device", "cpu", "--repeats", "1", "--sweep", "--write-config")
+    assert result.exit_code == 0 and result.stderr == f"written to {file}\n"
+    assert file.read_text() == "[stream]\nthreads = 2\n"
+    monkeypatch.setattr(report, "sweep", lambda subject, repeats, progress: {"tried": [], "recommended": {}, "gain": 1.0})
+    result = run(npy, "--device", "cpu", "--repeats", "1", "--sweep", "--write-config")
+    assert result.stderr == "nothing was written: what gpuio chooses by itself is as fast\n"
