@@ -171,8 +171,10 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     block_frames = max(1, min(min(target, left // slots) // max(1, frame_staged), len(frames)))
     if len(cuts) > 1:                      # all boxes of a tile are taken from one block
         block_frames = max(depth, block_frames)
-    if block_frames > depth:
-        block_frames = depth if threads and not (read_threads or mapped) else block_frames - block_frames % depth
+    if block_frames > depth and threads and not (read_threads or mapped):
+        block_frames = depth
+    elif len(frames) > block_frames > depth:
+        block_frames -= block_frames % depth
     staging = int(block_frames) * share + padding
     total = depth * frame_out * outputs + staging
     if not on_device:
