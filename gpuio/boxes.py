@@ -216,11 +216,11 @@ class BoxDecoder:
                     self._engine.repair(scratch[:n], self._repair)
                 pixels, to = scratch[:n], out[at + done:at + done + n]
                 if cut.crops:
-                    pixels = pixels.reshape(n, *self._layout.sig_shape)[crop].reshape(n, -1)
+                    pixels = pixels.reshape(n, *self._layout.sig_shape)[crop]
                 if cut.blocks is not None:
-                    self._engine.bin(pixels, to, cut.blocks)
+                    self._engine.bin(pixels.copy().reshape(n, -1) if cut.crops else pixels, to, cut.blocks)
                 else:
-                    to[...] = pixels
+                    to.reshape(pixels.shape)[...] = pixels
 
         return decode
 

@@ -92,7 +92,11 @@ def test_partitions_tile_the_reduced_detector(tmp_path, backend):
     np.testing.assert_array_equal(seen[11:], 0)
 
 
-def test_corrections_come_before_sums_and_see_the_whole_detector(tmp_path):
+@pytest.mark.parametrize(("crop", "window", "factors"), [
+    (((2, 22), (1, 16)), (slice(2, 22), slice(1, 16)), (2, 3)),
+    (((8, 14), None), (slice(8, 14), slice(None)), (2, 19)), (((9, 10), (3, 9)), (slice(9, 10), slice(3, 9)), (1, 3)),   # runs of pixels
+])
+def test_corrections_come_before_sums_and_see_the_whole_detector(tmp_path, crop, window, factors):
     ds, shown = scan(tmp_path, "<u2", (23, 19), 41)
     rng = np.random.default_rng(43)
     excluded = rng.random((23, 19)) < 0.1
@@ -100,8 +104,8 @@ def test_corrections_come_before_sums_and_see_the_whole_detector(tmp_path):
     whole = np.zeros(shown.shape, "f4")
     for tile in ds.tiles(corrections=corrections):
         whole[tile.tile_slice.get(nav_only=True)] = tile.data
-    reduced = ds.reduce(((2, 22), (1, 16)), (2, 3))
-    expected = summed(whole, (slice(2, 22), slice(1, 16)), 2, 3, np.dtype("f4"))
+    reduced = ds.reduce(crop, factors)
+    expected = summed(whole, window, *factors, np.dtype("f4"))
     got = np.concatenate([np.array(tile.data) for tile in reduced.tiles(corrections=corrections)])
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, expected[:11])
