@@ -13,6 +13,7 @@ from gpuio import pipeline
 from gpuio.boxes import Box
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, get_engine, resolve_device
+from gpuio.errors import UnsupportedFeature
 from gpuio.fileset import FileSet
 from gpuio.geometry import partition as split
 from gpuio.geometry.selection import flat_indices, selected_frames
@@ -125,6 +126,8 @@ class BasePartition(Partition):
     ------
     ValueError
         `num_frames` is not positive.
+    UnsupportedFeature
+        A reduction, and a user's own `decoder`, which knows nothing of it.
     """
 
     def __init__(self, meta: DataSetMeta, partition_slice: Slice, fileset: FileSet, start_frame: int, num_frames: int, io_backend: Any,
@@ -133,6 +136,9 @@ class BasePartition(Partition):
         super().__init__(meta, partition_slice, io_backend, decoder)
         if num_frames <= 0:
             raise ValueError(f"a partition needs at least one frame; num_frames is {num_frames}")
+        if reduction is not None and decoder is not None:
+            raise UnsupportedFeature(f"{fileset[0].path}: frames that {type(decoder).__name__} decodes cannot be cropped or binned; "
+                                     "take tiles of the whole detector")
         self._start_frame, self._num_frames = start_frame, num_frames
         self._engine_name, self._reduction, self._chooses = engine_name, reduction, chooses
         stop = min(start_frame + num_frames, meta.image_count)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpuio.base import BufferedBackend, Decoder, DirectBackend, DtypeConversionDecoder, MMapBackend, TilingScheme
+from gpuio.errors import UnsupportedFeature
 from gpuio.shape import Shape
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
 
@@ -75,3 +76,9 @@ def test_a_decoder_of_ones_own_decodes_boxes_of_frames(tmp_path, backend):
             np.testing.assert_array_equal(np.asarray(tile.data), expected[tile.tile_slice.get()])
             seen[tile.tile_slice.get()] += 1
     assert (seen == 1).all()
+
+
+def test_a_users_decoder_is_not_given_a_part_of_the_detector(tmp_path):
+    ds = build(tmp_path, random_frames(np.random.default_rng(5), 13, SIG, np.dtype("u1")), "u1", MMapBackend(), Inverted())
+    with pytest.raises(UnsupportedFeature, match=r"part0\.bin: frames that Inverted decodes cannot be cropped or binned"):
+        next(ds.reduce(((2, 5), (1, 7))).get_partitions())
