@@ -69,7 +69,8 @@ class PixelAccess:
             Budget of staging and output: bytes, or a text such as "2 GiB". Default as configured (`gpuio.config`), else 256 MiB. With
             a GPU, of host and of GPU memory each.
         depth
-            Frames of a tile at most; None chooses a size that stays in the cache (CPU) or fills the device.
+            Frames of a tile at most, as far as half of the budget holds them; None chooses a size that stays in the cache (CPU) or
+            fills the device.
         threads
             Decode ahead on that many threads; None as configured, else 0: in the caller's.
         crop, bin_sig
@@ -87,6 +88,8 @@ class PixelAccess:
             The roi does not fit the nav shape.
         MemoryBudgetError
             One frame does not fit the budget; the message says how much would.
+        ValueError
+            `memory` is not a size, `depth` not positive, or `threads` negative.
         ReadError, OSError
             At the tile whose bytes could not be read.
         """

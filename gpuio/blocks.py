@@ -12,6 +12,7 @@ to fill a slot, chosen by the transport and the layout:
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ import numpy as np
 from gpuio.engine import Engine
 from gpuio.errors import BackendUnavailable
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT, Plan, make_plan
+from gpuio.io.readahead import Pending
 from gpuio.layout import Layout
 
 #: Frames planned at a time: large enough that planning costs nothing per frame, small enough that its tables stay small.
@@ -52,7 +54,7 @@ class Block:
     slot: Slot
     used_bytes: int         # of the staging buffer
     first_extent: int       # of the plan's, in this block
-    fill: Callable[[], None] | None = None      # still to be called, by whoever decodes
+    fill: Callable[[], None] | None = None      # still to be called, by everyone who decodes: the first fills, others wait
 
     def bind(self, decoder: Any, *out: Any) -> Callable[..., None]:
         """A call that decodes frames of this block, numbered as in the plan, into `out`; kept for further blocks of the plan.
@@ -171,7 +173,7 @@ class BlockReader(Ring):
     slots, threads
         Size of the ring and number of reading threads; with no threads blocks are read when asked for.
     deferred
-        Blocks are handed out before they are filled: whoever decodes one calls `Block.fill` first, on its own thread, and
+        Blocks are handed out before they are filled: whoever decodes some of one calls `Block.fill` first, on its own thread, and
         appends the call that does to ``block.slot.in_use``. Reading and decoding then share a core's cache. Mapping copies nothing, and
         while a thread unmaps all others that touch the file wait, so mapped blocks are large and never left to the threads.
     piece_bytes
@@ -262,9 +264,12 @@ class BlockReader(Ring):
         if self._ahead is not None:
             slot.pending = self._ahead.submit(extents, self._target(slot))
         elif self._deferred:
-            block.fill = lambda: self._fill(block, extents)
+            block.fill = _once(lambda: self._fill(block, extents))
         else:
-            self._fill(block, extents)
+            try:
+                self._fill(block, extents)
+            except Exception as error:      # surfaces at this block: those before may not have been taken yet
+                slot.pending = Pending(error=error)
         return block
 
     def _arrive(self, block: Block) -> None:
@@ -301,6 +306,20 @@ class BlockReader(Ring):
                 frames = slice(block.first - block.base, block.stop - block.base)
                 shift = np.asarray(slot.mapped.addresses) - plan.extents[block.first_extent:block.first_extent + len(extents), 3]
                 plan.starts[frames] += shift[plan.extent_of[frames] - block.first_extent]
+
+
+def _once(fill: Callable[[], None]) -> Callable[[], None]:
+    """A call that fills when it is first made; threads that make it meanwhile wait. What failed is tried again."""
+    lock, filled = threading.Lock(), False
+
+    def call() -> None:
+        nonlocal filled
+        with lock:
+            if not filled:
+                fill()
+                filled = True
+
+    return call
 
 
 def _release_map(slot: Slot) -> None:

@@ -18,6 +18,7 @@ that asking costs nothing and a change needs no new process.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -57,7 +58,7 @@ def bytes_of(size: int | float | str) -> int:
     Raises
     ------
     ValueError
-        Not a positive size.
+        Not a positive, finite size.
     """
     number: Any = size
     if isinstance(size, str):
@@ -66,8 +67,8 @@ def bytes_of(size: int | float | str) -> int:
             raise ValueError(f"memory size {size!r} is not understood; expected for example '2 GiB'")
         digits, prefix, binary = match.groups()
         number = float(digits) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " ")
-    if not number > 0:
-        raise ValueError(f"memory size {size!r} is not positive")
+    if not 0 < number < math.inf:
+        raise ValueError(f"memory size {size!r} is not positive and finite")
     return int(number)
 
 

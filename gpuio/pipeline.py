@@ -100,12 +100,12 @@ def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frame
                 for cut, rows in zip(cuts, placements, strict=True)]
     views = views and len(cuts) == 1 and decoders[0].is_view(dtype)
     threads = 0 if views or engine.name != "cpu" else threads       # a device decodes in the background by itself
-    workers = Workers(threads) if threads else None
     reader = open_blocks(layout, engine, backend, frames, stream_blocks(layout, frames, edges, sizes, len(cuts) > 1), table, sizes,
                          deferred=threads > 0 and not sizes.read_threads)
     largest = max(decoder.pixels for decoder in decoders)
     ring = _OutputRing(engine, sizes.depth * largest, dtype, 1 if views else sizes.outputs)
     with reader, closing(ring):
+        workers = Workers(threads) if threads else None
         try:
             yield from _deliver(reader, decoders, ring, nav, edges, workers, views)
         finally:            # before the reader lets go of what the threads decode from

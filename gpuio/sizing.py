@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,7 +119,11 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     ------
     MemoryBudgetError
         One frame does not fit; the message says how much memory would.
+    ValueError
+        `memory` is not a size, `depth` not positive, or `threads` negative.
     """
+    if threads < 0 or (depth is not None and depth < 1):
+        raise ValueError(f"threads={threads}, depth={depth}; expected no negative number of threads, and a positive depth or None")
     wishes = config.stream()
     memory = wishes.memory if memory is None else memory
     budget = parse_bytes(memory)
@@ -154,11 +159,9 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
                          f"{slots} x {0 if mapped else frame_staged} bytes of staging")
     most = (budget - share - padding) // (outputs * frame_out)
     if depth is None:
-        wished = wishes.tile_bytes or (DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES)
-        depth = min(wished // frame_out, budget // (2 * outputs) // frame_out, most)
-    elif memory is not None:
-        depth = min(depth, most)
-    depth = max(1, min(depth, len(frames) or 1))
+        depth = (wishes.tile_bytes or (DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES)) // frame_out
+    # Half of the budget is for staging: with less, files would be read frame by frame.
+    depth = max(1, min(depth, budget // (2 * outputs) // frame_out, most, len(frames) or 1))
     left = budget - depth * frame_out * outputs - padding
     target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads or threads else WARM_BLOCK_BYTES
     target = wishes.block_bytes or target
@@ -299,13 +302,13 @@ def _split(edges: np.ndarray, size: int) -> np.ndarray:
 
 
 def block_edges(tiles: np.ndarray, block_frames: int) -> np.ndarray:
-    """Boundaries of blocks: several whole tiles a block, or several blocks a tile."""
+    """Boundaries of blocks of at most `block_frames`: several whole tiles a block, or several blocks a tile."""
     if len(tiles) < 2:
         return tiles
     lengths = np.diff(tiles)
     if int(lengths.max()) >= block_frames:
         return _split(tiles, block_frames)
-    # Greedy filling in one vectorised step: a tile opens a block when the grid of block_frames is crossed.
-    index = tiles[:-1] // block_frames
-    opens = np.flatnonzero(np.concatenate(([True], index[1:] != index[:-1])))
-    return np.append(tiles[opens], tiles[-1])
+    stops, edges = tiles.tolist(), [0]
+    while edges[-1] < stops[-1]:
+        edges.append(stops[bisect_right(stops, edges[-1] + block_frames) - 1])
+    return np.array(edges, dtype=np.int64)

@@ -13,10 +13,12 @@ import pytest
 
 from gpuio import pipeline
 from gpuio.base import BufferedBackend, CorrectionSet, DirectBackend, MMapBackend, TilingScheme
-from gpuio.boxes import Box
+from gpuio.blocks import BlockReader
+from gpuio.boxes import Box, Cut
 from gpuio.errors import MemoryBudgetError, ReadError, ShapeError
+from gpuio.io.buffered import PreadReader
 from gpuio.shape import Shape
-from gpuio.sizing import parse_bytes
+from gpuio.sizing import block_edges, parse_bytes, stream_sizes
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
 from tests.reference_engine import ReferenceEngine
 
@@ -86,10 +88,40 @@ def test_memory_sizes_in_words(text, value):
     assert parse_bytes(text) == value
 
 
-@pytest.mark.parametrize("text", ["lots", "-1 GiB", 0, "3 GiBs"])
+@pytest.mark.parametrize("text", ["lots", "-1 GiB", 0, "3 GiBs", float("inf"), float("nan")])
 def test_memory_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="memory size"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("lengths", [[60] * 7, [1, 63, 62, 2, 1], [63] * 5, [1] * 200])
+def test_blocks_of_short_tiles_are_full_and_no_larger_than_allowed(lengths):
+    tiles = np.concatenate(([0], np.cumsum(lengths)))
+    blocks = block_edges(tiles, 64)
+    assert set(blocks) <= set(tiles) and (blocks[0], blocks[-1]) == (0, tiles[-1])
+    assert np.diff(blocks).max() <= 64
+    for stop in blocks[1:-1]:
+        first, longer = blocks[np.searchsorted(blocks, stop) - 1], tiles[np.searchsorted(tiles, stop) + 1]
+        assert longer - first > 64
+
+
+@pytest.mark.parametrize("memory", [None, "40 MB"])
+def test_a_large_depth_leaves_half_of_the_budget_for_reading(tmp_path, memory):
+    ds, _, _ = make(tmp_path)
+    cut = Cut.of(ds.layout, Box.whole(ds.layout), np.dtype("f4"), None)
+    sizes = stream_sizes(ds.layout, ds.engine, BufferedBackend(), np.arange(1_000_000), ds.layout.placements, [cut], np.dtype("f4"),
+                         depth=1_000_000, memory=memory, threads=0, cold=False)
+    budget = parse_bytes(memory)
+    assert sizes.depth == budget // 2 // (13 * 17 * 4)
+    assert sizes.host_bytes <= budget
+    assert sizes.block_frames > 2000
+
+
+@pytest.mark.parametrize("wrong", [{"threads": -1}, {"depth": 0}, {"depth": -3}])
+def test_sizes_that_are_none_are_refused(tmp_path, wrong):
+    ds, _, _ = make(tmp_path)
+    with pytest.raises(ValueError, match="expected no negative number of threads, and a positive depth"):
+        next(iter(ds.tiles(**wrong)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.id)
@@ -115,6 +147,30 @@ def test_no_tile_comes_after_one_that_could_not_be_read(tmp_path, threads):
             got.append(np.array(tile.data))
     assert 3 < len(got) <= 5
     np.testing.assert_array_equal(np.concatenate(got), frames[:len(got)].astype("f4"))
+
+
+def test_blocks_before_one_that_cannot_be_mapped_come_first(tmp_path):
+    ds, frames, paths = make(tmp_path, counts=(9, 4))
+    paths[1].unlink()
+    edges, every = np.array([0, 3, 6, 9, 13]), np.arange(13)
+    seen = []
+    with BlockReader(ds.layout, ds.engine, MMapBackend(), every, edges, ds.layout.placements, slots=2, deferred=True) as reader, \
+            pytest.raises(FileNotFoundError):
+        for block in reader:
+            memory, at = block.bytes_of(block.first, block.stop)
+            seen += [memory[first:first + 442].view("<u2").reshape(13, 17).copy() for first in at]
+    np.testing.assert_array_equal(seen, frames[:9])
+
+
+def test_a_block_of_many_tiles_is_read_once_by_threads(tmp_path, monkeypatch):
+    counts = (2, 1, 3, 1, 1, 2)
+    ds, frames, _ = make(tmp_path, counts=counts, starts=[0, 3, 5, 9, 11, 13], nav=(15,), backend=BufferedBackend())
+    read, seen = PreadReader.read, []
+    monkeypatch.setattr(PreadReader, "read", lambda self, extents, into: (seen.extend(extents), read(self, extents, into))[1])
+    got = [np.array(tile.data) for tile in ds.tiles("f4", threads=2)]
+    assert [len(stack) for stack in got] == list(counts)
+    np.testing.assert_array_equal(np.concatenate(got), frames.astype("f4"))
+    assert len(set(seen)) == len(seen) == len(counts), "each run of frames lies in a file of its own"
 
 
 FORKED_STREAM = """
