@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.engine import Blocks, Decode, Engine, RepairTable
-from gpuio.layout import PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROWS, SRC, Encoding
+from gpuio.layout import PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROWS, SRC, Encoding, of_numbers
 from gpuio.prepare import check_maps, check_placements
 
 #: Scratch memory of a thread: about half of a usual L2, and never less than a frame.
@@ -31,10 +31,7 @@ def is_native(source: np.dtype, target: np.dtype) -> bool:
     TypeError
         Not dtypes of numbers of at most 64 bits a part.
     """
-    for dtype in (source, target):
-        if dtype.kind not in "buifc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
-            raise TypeError(f"dtype {dtype} cannot be decoded; expected bool, integer, float or complex of up to 64 bits a part")
-    return all(dtype.isnative and dtype.kind in "uif" and dtype.char != "e" for dtype in (source, target))
+    return all(dtype.isnative and dtype.kind in "uif" and dtype.char != "e" for dtype in map(of_numbers, (source, target)))
 
 
 class ConvertingDecoder:

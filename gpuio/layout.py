@@ -37,6 +37,20 @@ PLACEMENT_COLUMNS = (
 SRC, POS, REPEATS, REP_SRC, REP_POS, ROWS, ROW_SRC, ROW_POS, PIXELS, SKIPPED, REVERSED, PART = range(12)
 
 
+def of_numbers(dtype: Any) -> np.dtype:
+    """A dtype that pixels can have.
+
+    Raises
+    ------
+    TypeError
+        It is none, or not one of numbers of at most 64 bits a part.
+    """
+    found = np.dtype(dtype)
+    if found.kind not in "buifc" or found.itemsize > (16 if found.kind == "c" else 8):
+        raise TypeError(f"dtype {found} cannot be decoded; expected bool, integer, float or complex of up to 64 bits a part")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How pixels are packed into bytes.
@@ -68,9 +82,10 @@ class Encoding:
         UnsupportedFeature
             The dtype is not a fixed-size number (objects, strings, dates, records, long double).
         """
-        dt = np.dtype(dtype)
-        if dt.kind not in "buifc" or dt.itemsize > (16 if dt.kind == "c" else 8):
-            raise UnsupportedFeature(f"dtype {dt} cannot be decoded; expected bool, integer, float or complex of up to 64 bit a part")
+        try:
+            dt = of_numbers(dtype)
+        except TypeError as e:
+            raise UnsupportedFeature(str(e)) from e
         native = dt.newbyteorder("=")
         return cls("plain" if dt == native else "swap", native, dt.itemsize, 1)
 

@@ -20,7 +20,7 @@ from gpuio.geometry.chunks import block_edges as chunk_block_edges
 from gpuio.geometry.chunks import group_edges, room_of_row, rows_between
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT
 from gpuio.io.gather import PIECE_BYTES, PIECES
-from gpuio.layout import Layout, spans
+from gpuio.layout import Layout, of_numbers, spans
 
 #: Output of a tile where other threads decode: handing one over costs some 25 us, most of them with the interpreter's lock held,
 #: so a tile has to be worth it. Measured with two threads on AMD EPYC: 4 MiB take two thirds of the time of 1 MiB; 8 MiB leave the cache.
@@ -100,9 +100,9 @@ def frame_bytes(layout: Layout) -> int:
 
 
 def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
-    """dtype of tiles: as asked; native without a wish; wide enough for corrections if there are any."""
+    """dtype of tiles: as asked; native without a wish; wide enough for corrections if there are any. TypeError: pixels cannot have it."""
     if dtype is not None:
-        return np.dtype(dtype)
+        return of_numbers(dtype)
     if corrections is not None and corrections.have_corrections():
         return np.result_type(np.float32, native)
     return np.dtype(native)

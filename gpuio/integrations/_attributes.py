@@ -24,9 +24,13 @@ def attributes(metadata: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _attribute(value: Any) -> Any:
     if isinstance(value, (bool, int)):
-        return int(value) if -(1 << 63) <= value < 1 << 63 else str(value)
+        return int(value) if _fits(value) else str(value)
     if isinstance(value, (float, str)):
         return value
     if isinstance(value, (list, tuple)) and value and any(all(type(v) is kind for v in value) for kind in (int, float)):
-        return list(value)
+        return list(value) if all(isinstance(v, float) or _fits(v) for v in value) else json.dumps(value)
     return json.dumps(value, default=str)
+
+
+def _fits(value: int) -> bool:
+    return -(1 << 63) <= value < 1 << 63

@@ -56,11 +56,9 @@ def chunk_frames(nav: Sequence[int], frame_bytes: int) -> int:
 class NpyFile:
     """``.npy``; positions that are not written are zero."""
 
-    suffixes = (".npy",)
+    suffixes, compresses = (".npy",), False
 
     def __init__(self, path: str, axes: Sequence[Axis], dtype: np.dtype, compression: str, attributes: Mapping[str, Any]) -> None:
-        if compression != "none":
-            raise UnsupportedFeature(f"{path}: a .npy file is not compressed; compression={compression!r} was asked for")
         self._shape = tuple(axis.size for axis in axes)
         self._nav = [axis.size for axis in axes if axis.is_nav]
         self._path = path
@@ -101,7 +99,7 @@ class NpyFile:
 class Hdf5File:
     """``.h5``; positions that are not written are zero."""
 
-    suffixes = (".h5", ".hdf5")
+    suffixes, compresses = (".h5", ".hdf5"), True
 
     def __init__(self, path: str, axes: Sequence[Axis], dtype: np.dtype, compression: str, attributes: Mapping[str, Any]) -> None:
         with extra("hdf5"):
@@ -151,7 +149,7 @@ class Hdf5File:
 class ZarrGroup:
     """``.zarr``; positions that are not written are zero."""
 
-    suffixes = (".zarr",)
+    suffixes, compresses = (".zarr",), True
 
     def __init__(self, path: str, axes: Sequence[Axis], dtype: np.dtype, compression: str, attributes: Mapping[str, Any]) -> None:
         with extra("zarr"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuio.errors import ReadError
+from gpuio.errors import ReadError, UnsupportedFeature
 from gpuio.integrations._axes import axes
 from gpuio.integrations._containers import COMPRESSIONS, Container, Positions, chunk_frames, container_of
 
@@ -94,6 +94,8 @@ def export(ds: DataSet, path: str | os.PathLike[str], *, dtype: Any = None, corr
     kind = container_of(path)
     if compression not in COMPRESSIONS:
         raise ValueError(f"compression {compression!r} is unknown; expected one of {', '.join(COMPRESSIONS)}")
+    if compression != "none" and not kind.compresses:
+        raise UnsupportedFeature(f"{path}: a {kind.suffixes[0]} file is not compressed; compression={compression!r} was asked for")
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path}: already exists; overwrite=True replaces it")
     pixels = ds.output_dtype(dtype, corrections)
@@ -106,7 +108,10 @@ def export(ds: DataSet, path: str | os.PathLike[str], *, dtype: Any = None, corr
     options = {"dtype": dtype, "corrections": corrections, "memory": memory, "threads": threads}
     total = ds.shape.nav.size * (2 if verify else 1)
     tell = progress or (lambda done, total: None)
-    room = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", dir=folder)
+    try:
+        room = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", dir=folder)
+    except OSError as e:            # it names what nobody has asked for
+        raise OSError(e.errno, e.strerror, path) from e
     try:
         temporary = os.path.join(room, os.path.basename(path))
         attributes = {"source": [os.path.basename(f) for f in ds.files], "format": ds.format, "metadata": dict(ds.metadata),
@@ -241,14 +246,16 @@ def _size(path: str) -> int:
 
 
 def _put_in_place(temporary: str, path: str, room: str) -> None:
-    """Give what is complete its name; what was there goes away only then."""
-    if not os.path.isdir(path) or os.path.islink(path):
+    """Give what is complete its name; what was there goes away only then. Of a link, the link goes, not what it leads to."""
+    if not os.path.isdir(temporary) and (os.path.islink(path) or not os.path.isdir(path)):
         os.replace(temporary, path)
         return
-    before = os.path.join(room, "before")       # no folder can be replaced by renaming
-    os.rename(path, before)
+    before = os.path.join(room, "before")       # no folder can be replaced, nor replace anything, by renaming
+    if there := os.path.lexists(path):
+        os.rename(path, before)
     try:
         os.rename(temporary, path)
     except BaseException:
-        os.rename(before, path)
+        if there:
+            os.rename(before, path)
         raise

@@ -172,6 +172,41 @@ def test_what_is_there_is_replaced_only_on_demand_and_only_by_a_whole_file(tmp_p
 
 
 @pytest.mark.parametrize("name", ["scan.npy", "scan.h5", "scan.zarr"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link to a file", "link to a folder", "dangling link"])
+def test_whatever_has_the_name_is_replaced_and_links_are_not_followed(tmp_path, name, kind):
+    ds, shown = scan(tmp_path / "source", "<u2")
+    (other := tmp_path / "other").mkdir()
+    (other / "file").write_text("untouched")
+    target = tmp_path / name
+    if kind == "file":
+        target.write_text("old")
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to({"link to a file": other / "file", "link to a folder": other}.get(kind, tmp_path / "nowhere"))
+    with pytest.raises(FileExistsError, match=f"{name}: already exists"):
+        ds.save(target)
+    ds.save(target, overwrite=True)
+    assert not target.is_symlink()
+    np.testing.assert_array_equal(read(target), shown)
+    assert os.listdir(other) == ["file"] and (other / "file").read_text() == "untouched"
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "other", "source"])
+
+
+@pytest.mark.parametrize("name", ["scan.npy", "scan.h5", "scan.zarr"])
+def test_a_folder_that_cannot_be_written_to_is_named_by_the_destination(tmp_path, monkeypatch, name):
+    ds, _ = scan(tmp_path / "source", "<u2")
+
+    def refused(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "of a temporary name")
+
+    monkeypatch.setattr(export.tempfile, "mkdtemp", refused)
+    with pytest.raises(PermissionError) as error:
+        ds.save(tmp_path / name)
+    assert error.value.filename == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["scan.npy", "scan.h5", "scan.zarr"])
 def test_verification_finds_a_single_changed_bit(tmp_path, small_runs, monkeypatch, name):
     ds, _ = scan(tmp_path / "source", "<u2")
     kind = _containers.container_of(name)
@@ -208,7 +243,9 @@ def test_what_cannot_be_written_is_refused_in_a_line(tmp_path):
     ds, _ = scan(tmp_path / "source", "<u2")
     with pytest.raises(UnsupportedFeature, match=r"scan\.tif: .* expected one that ends in \.npy, \.h5, \.hdf5, \.zarr"):
         ds.save(tmp_path / "scan.tif")
-    with pytest.raises(UnsupportedFeature, match="is not compressed"):
+    with pytest.raises(TypeError, match="dtype object cannot be decoded"):
+        ds.save(tmp_path / "scan.npy", dtype=object)
+    with pytest.raises(UnsupportedFeature, match=r"/scan\.npy: a \.npy file is not compressed"):
         ds.save(tmp_path / "scan.npy", compression="gzip")
     with pytest.raises(ValueError, match="compression 'zip' is unknown; expected one of none, gzip, bitshuffle"):
         ds.save(tmp_path / "scan.h5", compression="zip")

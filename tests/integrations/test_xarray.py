@@ -137,9 +137,11 @@ def test_metadata_become_attributes_that_netcdf_can_hold(scan, tmp_path):
     again = xr.open_dataset(tmp_path / "part.nc", engine="scipy")
     np.testing.assert_array_equal(again.data.values, scan("mib").truth()[:2])
     assert again.attrs["chip_layout"] == "1x1"
-    odd = {"a": {"b": True, "c": [1, 2]}, "d": None, "e": [{"f": (1, "x")}], "g": 1 << 70, "h": ("p", "q"), "i": [1, "x"], "j": []}
+    odd = {"a": {"b": True, "c": [1, 2]}, "d": None, "e": [{"f": (1, "x")}], "g": 1 << 70, "h": ("p", "q"), "i": [1, "x"], "j": [],
+           "k": [1, 1 << 70], "l": [-(1 << 63), (1 << 63) - 1], "m": [0.5, 1e300]}
     assert attributes(odd) == {
-        "a.b": 1, "a.c": [1, 2], "e": '[{"f": [1, "x"]}]', "g": str(1 << 70), "h": '["p", "q"]', "i": '[1, "x"]', "j": "[]"}
+        "a.b": 1, "a.c": [1, 2], "e": '[{"f": [1, "x"]}]', "g": str(1 << 70), "h": '["p", "q"]', "i": '[1, "x"]', "j": "[]",
+        "k": f"[1, {1 << 70}]", "l": [-(1 << 63), (1 << 63) - 1], "m": [0.5, 1e300]}
 
 
 # -- the engine ----------------------------------------------------------------------------------------------------------
