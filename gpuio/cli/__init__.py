@@ -26,14 +26,19 @@ from gpuio.cli._options import (
     Intervals,
     Numbers,
     Parameter,
+    Picture,
     dataset_options,
     device_option,
+    dtype_option,
     file_options,
+    force_option,
     format_arguments,
     json_option,
+    memory_option,
     open_dataset,
     parameter_option,
     parameters_as_arguments,
+    refuse_existing,
 )
 from gpuio.cli._output import by, plain, print_json, print_report, print_rows, printable, progress_bar
 
@@ -44,7 +49,7 @@ __all__ = ["Commands", "Parameter", "describe", "main", "patience", "plain", "pr
 @click.version_option(gpuio.__version__, prog_name="gpuio")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Electron-microscopy detector data: look into files, see them, make test data, measure this machine."""
+    """Electron-microscopy detector data: look into files, see and check them, convert them, measure this machine."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -55,7 +60,7 @@ main.add_command(bench)
 @main.command()
 @dataset_options
 def info(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool) -> None:
-    """What FILE holds: shapes, dtype, metadata, and whatever was odd about it."""
+    """What FILE holds: shapes, dtype, metadata, and what was odd."""
     ds = open_dataset(path, format_name, device, parameters)
     files = [str(f) for f in ds.files]
     facts = {
@@ -75,17 +80,15 @@ def info(path: str, format_name: str, device: str | None, parameters: tuple[tupl
 
 @main.command()
 @dataset_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG to write; default: here, named as FILE.")
+@click.option("-o", "--output", type=Picture(), help="PNG to write; default: here, named as FILE.")
 @click.option("--log/--linear", "log", default=True, show_default=True, help="Scale of the pattern.")
-@click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+@memory_option
 def show(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, output: Path | None,
          log: bool, memory: str | None) -> None:
     """Scan image and mean pattern of FILE as one PNG."""
     from gpuio import preview
 
     output = output or Path(Path(path).stem + ".png")
-    if output.suffix.lower() != ".png":
-        raise click.BadParameter(f"{output} is not a .png", param_hint="--output")
     ds = open_dataset(path, format_name, device, parameters)
     started = time.perf_counter()
     with progress_bar("reading") as progress:
@@ -104,30 +107,34 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
 @main.command()
 @dataset_options
 @click.argument("output", metavar="OUT", type=click.Path())
-@click.option("--dtype", default=None, metavar="DTYPE", help="Of the pixels written; default: native.")
+@dtype_option
 @click.option("--crop", type=Intervals(), metavar="Y0:Y1,X0:X1", help="Part of the detector to write.")
 @click.option("--bin-sig", type=Numbers(), metavar="N[,N]", help="Sum blocks of N x N detector pixels.")
 @click.option("--compression", type=click.Choice(["none", "gzip", "bitshuffle"]), default="none", show_default=True,
               help="Of chunks, for .h5 and .zarr.")
 @click.option("--verify", is_flag=True, help="Read everything back and compare before OUT gets its name.")
-@click.option("--preview", type=click.Path(dir_okay=False, path_type=Path), help="PNG of scan image and mean pattern to write as well.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+@click.option("--preview", type=Picture(), help="PNG of scan image and mean pattern to write as well.")
+@force_option
+@memory_option
 @click.option("--threads", type=click.IntRange(min=0), default=None, help="Threads that decode ahead; default: as configured, else 0.")
 def convert(path: str, output: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool,
-            dtype: str | None, crop: Any, bin_sig: Any, compression: str, verify: bool, preview: Path | None, force: bool,
+            dtype: Any, crop: Any, bin_sig: Any, compression: str, verify: bool, preview: Path | None, force: bool,
             memory: str | None, threads: int | None) -> None:
-    """Write the pixels of FILE to OUT: a .npy, .h5 or .zarr file, whole or not at all."""
+    """Write the pixels of FILE to a .npy, .h5 or .zarr file.
+
+    OUT appears whole or not at all.
+    """
     from gpuio import preview as pictures
     from gpuio.explain import size_text
     from gpuio.integrations.export import export
 
+    refuse_existing(output, force)
     ds = open_dataset(path, format_name, device, parameters)
     if crop is not None or bin_sig is not None:
         ds = ds.reduce(crop, bin_sig)
     started = time.perf_counter()
     with progress_bar("writing") as progress:
-        done = export(ds, output, dtype=dtype_of(dtype), compression=compression, overwrite=force, verify=verify, memory=memory,
+        done = export(ds, output, dtype=dtype, compression=compression, overwrite=force, verify=verify, memory=memory,
                       threads=threads, progress=progress)
     seconds = time.perf_counter() - started
     if preview is not None:
@@ -149,7 +156,7 @@ def convert(path: str, output: str, format_name: str, device: str | None, parame
 @click.option("--dose", type=float, default=64.0, show_default=True, help="Mean counts of a pixel in the transmitted disk.")
 @click.option("--bits", type=click.IntRange(1, 16), default=16, show_default=True, help="Counts stop at 2^bits - 1.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random numbers.")
-@click.option("--force", is_flag=True, help="Replace PATH if it exists.")
+@force_option
 @parameter_option("Option of the writer, such as kind=R12 (mib) or dtype='<u2' (npy, raw); may be repeated.")
 @json_option
 def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, ...] | None, dose: float, bits: int, seed: int, force: bool,
@@ -158,8 +165,7 @@ def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, ...]
     from gpuio import synth
     from gpuio.explain import size_text
 
-    if os.path.lexists(path) and not force:
-        raise FileExistsError(f"{path}: already exists; --force replaces it")
+    refuse_existing(path, force)
     sig = sig or synth.detector(format_name) or (256, 256)
     scene = synth.Scene(nav, sig, seed=seed, dose=dose, bits=bits)
     with progress_bar("writing") as progress, parameters_as_arguments(path):
@@ -174,7 +180,9 @@ def make(format_name: str, path: str, nav: tuple[int, int], sig: tuple[int, ...]
 @main.command()
 @file_options
 def check(path: str, format_name: str, parameters: tuple[tuple[str, Any], ...], as_json: bool) -> int:
-    """What the files of FILE say against what they hold: missing frames, damage, gaps in counters and times, guesses at the scan.
+    """Find lost frames, damage and gaps; guess the scan.
+
+    What the files of FILE say is compared with what they hold: sizes, headers of all frames, counters, times.
 
     Exit code 0: no errors, 1: there are.
     """
@@ -193,14 +201,16 @@ def check(path: str, format_name: str, parameters: tuple[tuple[str, Any], ...], 
 @main.command()
 @file_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file to write; default: here, named as FILE.")
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@force_option
 def refs(path: str, format_name: str, parameters: tuple[tuple[str, Any], ...], as_json: bool, output: Path | None, force: bool) -> None:
-    """References to the pixels of FILE, by which Zarr and xarray read it in place; where pixels are stored as plain numbers."""
+    """Write references by which Zarr and xarray read FILE in place.
+
+    For pixels that are stored as plain numbers.
+    """
     from gpuio.synth._writing import new_file
 
     output = output or Path(Path(path).stem + ".refs.json")
-    if os.path.lexists(output) and not force:
-        raise FileExistsError(f"{output}: already exists; --force replaces it")
+    refuse_existing(output, force)
     found = open_dataset(path, format_name, "cpu", parameters).to_virtual()
     with new_file(str(output)) as temporary:
         Path(temporary).write_text(json.dumps(found), encoding="utf-8")
@@ -231,7 +241,7 @@ def list_formats(as_json: bool) -> None:
 @device_option
 @json_option
 def demo(output: Path, size: str, device: str | None, as_json: bool) -> None:
-    """Make a scan, stream it with corrections, check it, time it, and draw it."""
+    """Make a scan, stream it, check it, time it, draw it."""
     from gpuio import demo as demonstration
 
     with progress_bar("demo") as progress:
@@ -244,30 +254,23 @@ def demo(output: Path, size: str, device: str | None, as_json: bool) -> None:
 
 @main.command()
 @dataset_options
-@click.option("--dtype", default=None, metavar="DTYPE", help="Of the tiles; default: native.")
-@click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+@dtype_option
+@memory_option
 @click.option("--threads", type=click.IntRange(min=0), default=None, help="Threads that decode ahead; default: as configured, else 0.")
 @click.option("--measure", is_flag=True, help="Measure what this machine can do at best; takes a few seconds.")
-def explain(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, dtype: str | None,
+def explain(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, dtype: Any,
             memory: str | None, threads: int | None, measure: bool) -> None:
-    """Which way the bytes of FILE take on this machine, why not a better one, and what limits the rate."""
+    """Which way the bytes of FILE take, and what limits the rate.
+
+    On this machine, with the reasons that stand against a better way.
+    """
     ds = open_dataset(path, format_name, device, parameters)
-    explanation = ds.explain(dtype=dtype_of(dtype), memory=memory, threads=threads, measure=measure)
+    explanation = ds.explain(dtype=dtype, memory=memory, threads=threads, measure=measure)
     if as_json:
         print_json(explanation.to_dict())
     else:
         for line in str(explanation).splitlines():
             click.echo(printable(line))
-
-
-def dtype_of(name: str | None) -> Any:
-    """A NumPy dtype by its name, None for None."""
-    from numpy import dtype
-
-    try:
-        return None if name is None else dtype(name)
-    except TypeError:
-        raise click.BadParameter(f"{name!r} is not a dtype; expected for example float32 or u2", param_hint="--dtype") from None
 
 
 @main.command()
@@ -279,7 +282,10 @@ def dtype_of(name: str | None) -> Any:
 @json_option
 def warmup(path: str | None, names: str | None, format_name: str, parameters: tuple[tuple[str, Any], ...], device: str | None,
            as_json: bool) -> None:
-    """Compile ahead what FILE, or usual files of the formats, need: for the CPU and, where there is one, the GPU."""
+    """Compile ahead what FILE, or usual files of all formats, need.
+
+    For the CPU and, where there is one, the GPU.
+    """
     from gpuio import warmup as warming
 
     if path is not None and names is not None:

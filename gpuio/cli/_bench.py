@@ -32,7 +32,10 @@ from gpuio.cli._output import plain, printable, progress_bar
 def bench(path: str | None, format_name: str, parameters: tuple[tuple[str, Any], ...], size: str, device: str | None, transport: str | None,
           cold: bool, repeats: int, threads: int | None, peers: bool, sweep: bool, write_config: bool, json_path: Path | None,
           html_path: Path | None) -> None:
-    """Measure each stage between FILE and tiles, and the limits of this machine beside it."""
+    """Measure each stage beside the limits of this machine.
+
+    Without FILE, on a scan that is made for it.
+    """
     from gpuio.bench import report as measuring
     from gpuio.bench import text
 

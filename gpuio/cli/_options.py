@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +37,40 @@ class Parameter(click.ParamType):
         parsed = _python_value(text.strip())
         if key.endswith("_shape") and isinstance(parsed, int) and not isinstance(parsed, bool):
             parsed = (parsed,)
+        if key == "dtype":
+            Dtype().convert(parsed, param, ctx)
         return key, parsed
+
+
+class Dtype(click.ParamType):
+    """A dtype that pixels can have, by its name."""
+
+    name = "dtype"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A NumPy dtype."""
+        from gpuio.layout import of_numbers
+
+        try:
+            return of_numbers(value)
+        except TypeError:
+            self.fail(f"{value!r} is not a dtype of pixels; expected for example float32 or u2", param, ctx)
+
+
+class Picture(click.Path):
+    """A PNG that can be written: told before hours of reading, not after."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        path = Path(super().convert(value, param, ctx))
+        if path.suffix.lower() != ".png":
+            self.fail(f"{path} is not a .png", param, ctx)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return path
 
 
 class Intervals(click.ParamType):
@@ -87,6 +123,9 @@ def parameter_option(what: str) -> Callable[[Any], Any]:
     return click.option("-p", "--param", "parameters", type=Parameter(), multiple=True, metavar="KEY=VALUE", help=what)
 
 
+dtype_option = click.option("--dtype", type=Dtype(), metavar="DTYPE", help="Of the pixels that come out; default: native.")
+memory_option = click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
 
 
@@ -116,13 +155,15 @@ def dataset_options(command: Any) -> Any:
 def format_arguments(format_name: str, parameters: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     """Arguments for `gpuio.load` from the options of a command."""
     if format_name not in ("auto", *registry.names()):
-        raise click.BadParameter(f"{format_name!r} is not a format; expected one of {', '.join(registry.names())}", param_hint="--format")
+        known = ", ".join(name for name, row in registry.FORMATS.items() if row.is_file)
+        raise click.BadParameter(f"{format_name!r} is not a format of files; expected one of {known}", param_hint="--format")
     if format_name != "auto" and not registry.FORMATS[format_name].is_file:
         raise click.BadParameter(f"{format_name} is for arrays, not for files; in Python, gpuio.load({format_name!r}, ...)",
                                  param_hint="--format")
     arguments = dict(parameters)
-    if "path" in arguments:
-        raise click.UsageError("the path is given as FILE, not as a parameter")
+    for name, instead in (("path", "FILE"), ("format", "--format"), ("device", "--device")):
+        if name in arguments:
+            raise click.UsageError(f"{name} is given as {instead}, not as a parameter")
     if isinstance(arguments.get("io_backend"), str):
         arguments["io_backend"] = io_backend(arguments["io_backend"])
     return arguments
@@ -135,6 +176,12 @@ def open_dataset(path: str, format_name: str, device: str | None, parameters: tu
         if format_name == "auto":
             return gpuio.open(path, device=device, **arguments)
         return gpuio.load(format_name, path=path, device=device, **arguments)
+
+
+def refuse_existing(path: str | os.PathLike[str], force: bool) -> None:
+    """An error if there is something by that name, a link that leads nowhere included, and it is not to be replaced."""
+    if os.path.lexists(path) and not force:
+        raise FileExistsError(f"{path}: already exists; --force replaces it")
 
 
 def io_backend(name: str) -> Any:

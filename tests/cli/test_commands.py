@@ -145,7 +145,8 @@ def test_a_sync_offset_out_of_range_is_refused(npy: str) -> None:
 @pytest.mark.parametrize("args", [
     ["info"], ["info", "x", "--frob"], ["info", "x", "-p", "colour"], ["info", "x", "-p", "=3"], ["info", "x", "-f", "betamax"],
     ["info", "x", "-p", "path=y"], ["info", "x", "-p", "io_backend=carrier-pigeon"], ["show", "x", "-o", "x.tif"],
-    ["make", "npy", "x", "--nav", "0", "3"], ["frobnicate"],
+    ["make", "npy", "x", "--nav", "0", "3"], ["frobnicate"], ["info", "x", "-p", "device=cpu"], ["info", "x", "-p", "format=npy"],
+    ["info", "x", "-p", "dtype=betamax"], ["make", "npy", "x", "-p", "dtype=S3"], ["explain", "x", "--dtype", "object"],
 ])
 def test_a_wrong_command_line_is_exit_code_2(args: list[str]) -> None:
     failed(run(*args), 2)
@@ -284,6 +285,18 @@ def test_make_refuses_an_unknown_format_and_option(tmp_path: Path) -> None:
     failed(run("make", "betamax", str(tmp_path / "scan.bin")))
     assert "'colour'" in failed(run("make", "npy", str(tmp_path / "scan.npy"), "-p", "colour=3"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["make", "npy"], ["make", "mib"], ["refs", "-o"]])
+def test_errors_of_writing_name_what_was_asked_for(command: list[str], npy: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "nowhere" / "scan.hdr")
+    source = [npy] if command[0] == "refs" else []
+    assert failed(run(*command, out, *source)) == f"error: {out}: No such file or directory"
+
+
+def test_every_command_says_in_the_list_what_it_does() -> None:
+    lines = run("--help").stdout.split("Commands:\n")[1].splitlines()
+    assert len(lines) == len(main.commands) and not [line for line in lines if line.endswith("...")]
 
 
 def test_the_module_runs_as_a_program_and_survives_a_closed_pipe(npy: str) -> None:

@@ -40,14 +40,15 @@ def test_files_are_replaced_by_force_alone(scan, tmp_path):
     out = tmp_path / "out.h5"
     assert "read back and compared" in run(path, out, "--compression", "bitshuffle", "--verify").output
     refused = run(path, out)
-    assert refused.exit_code == 1 and "out.h5: already exists" in refused.output and "Traceback" not in refused.output
+    assert refused.exit_code == 1 and "out.h5: already exists; --force replaces it" in refused.output and "Traceback" not in refused.output
     assert run(path, out, "--force").exit_code == 0
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--crop", "1"], "is not of the form Y0:Y1,X0:X1"), (["--crop", "-:2,:"], "is not of the form"),
     (["--bin-sig", "a"], "is not a number"),
-    (["--dtype", "nonsense"], "is not a dtype"), (["--compression", "zip"], "is not one of"),
+    (["--dtype", "nonsense"], "'nonsense' is not a dtype"), (["--dtype", "object"], "'object' is not a dtype"),
+    (["--preview", "p.jpg"], "p.jpg is not a .png"), (["--compression", "zip"], "is not one of"),
 ])
 def test_options_that_are_wrong_are_named(scan, tmp_path, arguments, said):
     result = run(scan[0], tmp_path / "out.npy", *arguments)
@@ -57,3 +58,9 @@ def test_options_that_are_wrong_are_named(scan, tmp_path, arguments, said):
 def test_reductions_that_do_not_fit_are_an_error(scan, tmp_path):
     result = run(scan[0], tmp_path / "out.npy", "--bin-sig", "11")
     assert result.exit_code == 1 and "error: bin_sig (11, 11) does not fit" in result.output and not (tmp_path / "out.npy").exists()
+
+
+def test_a_preview_that_cannot_be_written_is_noticed_before_anything_is_read(scan, tmp_path):
+    result = run(scan[0], tmp_path / "out.npy", "--preview", tmp_path / "nowhere" / "p.png")
+    assert result.exit_code == 1 and f"error: {tmp_path / 'nowhere' / 'p.png'}: No such file or directory" in result.output
+    assert not (tmp_path / "out.npy").exists()
