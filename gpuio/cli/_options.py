@@ -65,7 +65,7 @@ class Picture(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.suffix.lower() != ".png":
             self.fail(f"{path} is not a .png", param, ctx)
         if not path.parent.is_dir():
