@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpuio.cpu_fallback._vectors import F32, F64, I8, I32, I64, Unpacker, const, shuffle, splat
+from gpuio.cpu_fallback._vectors import F32, F64, I8, I32, I64, LANES, Unpacker, const, shuffle, splat
 
 #: LLVM's types of output and maps, by NumPy's names. LLVM's integers have no sign.
 KINDS = {**{f"{sign}{n}": ir.IntType(8 * n) for sign in "ui" for n in (1, 2, 4, 8)}, "f4": F32, "f8": F64}
@@ -109,6 +110,13 @@ def store(b: Any, value: Any, address: Any, mask: Any) -> None:
         b.store(value, pointer).align = 1
 
 
+def load_constant(b: Any, table: Any, index: Any) -> Any:
+    """``table[index]`` of int64 at an address, which nothing changes while the loop runs: LLVM may read it early, and once."""
+    value = b.load(b.gep(b.inttoptr(table, I64.as_pointer()), [index]))
+    value.set_metadata("invariant.load", b.module.add_metadata([]))
+    return value
+
+
 def prefetch(b: Any, address: Any) -> None:
     """Have the cache line of an address fetched; it may be any address."""
     kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
@@ -118,7 +126,10 @@ def prefetch(b: Any, address: Any) -> None:
 
 
 def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partial: bool, ahead: int = 0) -> Any:
-    """The intrinsic ``step(src, position, out, dark, gain, low, high, param)``: a step that is read at `src`.
+    """The intrinsic ``step(src, starts, parts, frames, position, out, frame_pixels, dark, gain, low, high, param)``.
+
+    A step of pixels of each of `frames` frames. Maps are read, and made as wide as the arithmetic is, once for all of them. Frame f is
+    read at ``src + starts[f * parts]`` and goes to `position` in ``out + f * frame_pixels``.
 
     Parameters
     ----------
@@ -131,46 +142,58 @@ def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partia
     partial
         Only pixels ``low <= k < high`` of the step are stored, and only the groups up to `high` are read.
     ahead
-        Bytes behind `src` that are fetched into the cache; 0: none.
+        Bytes behind those of the step that are fetched into the cache; 0: none.
     """
     source, element = unpacker.dtype, KINDS[target]
+    both = maps.endswith("dg")
     # Integers of up to 16 bits are the same in float32 and float64: where both maps are, they become float64 at once.
-    inner = "f8" if maps.endswith("dg") and source.kind in "ui" and source.itemsize <= 2 else target
+    inner = "f8" if both and source.kind in "ui" and source.itemsize <= 2 else target
+    lanes = LANES // 2 if both else LANES       # of float64, as many as a register has
     step_bytes, group_bytes, group_pixels = unpacker.step_bytes, unpacker.group_bytes, unpacker.group_pixels
 
-    def step(typing: Any, src: Any, position: Any, out: Any, dark: Any, gain: Any, low: Any, high: Any, param: Any) -> Any:
+    def step(typing: Any, src: Any, starts: Any, parts: Any, frames: Any, position: Any, out: Any, frame_pixels: Any, dark: Any, gain: Any,
+             low: Any, high: Any, param: Any) -> Any:
         def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            src, position, out, dark, gain, low, high, param = args
-            if ahead:
-                prefetch(b, b.add(src, I64(ahead)))
+            src, starts, parts, frames, position, out, frame_pixels, dark, gain, low, high, param = args
             readable = b.mul(b.udiv(b.add(high, I64(group_pixels - 1)), I64(group_pixels)), I64(group_bytes)) if partial else None
 
-            def get(distance: Any = None) -> Any:
-                mask = b.icmp_unsigned("<", const(I64, range(step_bytes)), splat(b, readable, step_bytes)) if partial else None
-                return load(b, src if distance is None else b.add(src, distance), ir.VectorType(I8, step_bytes), mask)
-
-            first = 0
-            for v in unpacker.unpack(b, get, param):
-                v = convert(b, v, source, inner)
-                count = v.type.count
-                order = list(range(count))[::-1 if backward else 1]
-                if backward:
-                    v = shuffle(b, v, order)
+            def place(first: int) -> tuple[Any, Any]:
+                """Lowest position of the lanes that begin with the step's pixel `first`, and which of them are wanted."""
                 mask = None
                 if partial:
-                    pixels = const(I64, [first + i for i in order])
-                    mask = b.and_(b.icmp_signed(">=", pixels, splat(b, low, count)), b.icmp_signed("<", pixels, splat(b, high, count)))
-                lowest = b.add(position, I64(-first - count + 1 if backward else first))
-                if maps:
-                    of_maps = ir.VectorType(KINDS[maps[:2]], count)
-                    dark_v, gain_v = (
-                        load(b, b.add(base, b.mul(lowest, I64(size_of(of_maps.element)))), of_maps, mask) if letter in maps else None
-                        for letter, base in (("d", dark), ("g", gain)))
-                    v = correct(b, v, dark_v, gain_v, element)
-                store(b, v, b.add(out, b.mul(lowest, I64(size_of(element)))), mask)
-                first += count
+                    pixels = const(I64, list(range(first, first + lanes))[::-1 if backward else 1])
+                    mask = b.and_(b.icmp_signed(">=", pixels, splat(b, low, lanes)), b.icmp_signed("<", pixels, splat(b, high, lanes)))
+                return b.add(position, I64(-first - lanes + 1 if backward else first)), mask
+
+            def read_map(letter: str, base: Any, lowest: Any, mask: Any) -> Any:
+                if letter not in maps:
+                    return None
+                vector = ir.VectorType(KINDS[maps[:2]], lanes)
+                values = load(b, b.add(base, b.mul(lowest, I64(size_of(vector.element)))), vector, mask)
+                return b.fpext(values, ir.VectorType(F64, lanes)) if both and vector.element == F32 else values
+
+            places = [place(first) for first in range(0, unpacker.step, lanes)]
+            of_maps = [(read_map("d", dark, *where), read_map("g", gain, *where)) for where in places]
+            with cgutils.for_range(b, frames) as turn:
+                begin = b.add(src, load_constant(b, starts, b.mul(turn.index, parts)))
+                to = b.add(out, b.mul(b.mul(turn.index, frame_pixels), I64(size_of(element))))
+                if ahead:
+                    prefetch(b, b.add(begin, I64(ahead)))
+
+                def get(distance: Any = None) -> Any:
+                    mask = b.icmp_unsigned("<", const(I64, range(step_bytes)), splat(b, readable, step_bytes)) if partial else None
+                    return load(b, begin if distance is None else b.add(begin, distance), ir.VectorType(I8, step_bytes), mask)
+
+                vectors = [shuffle(b, v, range(k, k + lanes)) for v in unpacker.unpack(b, get, param) for k in range(0, LANES, lanes)]
+                for v, (lowest, mask), (dark_v, gain_v) in zip(vectors, places, of_maps, strict=True):
+                    v = convert(b, v, source, inner)
+                    if backward:
+                        v = shuffle(b, v, range(lanes)[::-1])
+                    if maps:
+                        v = correct(b, v, dark_v, gain_v, element)
+                    store(b, v, b.add(to, b.mul(lowest, I64(size_of(element)))), mask)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), emit
+        return types.void(*[types.int64] * 12), emit
 
     return intrinsic(step)

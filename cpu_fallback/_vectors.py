@@ -17,6 +17,8 @@ from llvmlite import ir
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 
+#: Lanes of the vectors that encodings unpack: as many of float32 as the widest registers have.
+LANES = 16
 #: ``get()``: the step's bytes as ``<n x i8>``; ``get(distance)``: as many bytes, `distance` (an i64) further on.
 Get = Callable[..., Any]
 
@@ -34,13 +36,13 @@ class Unpacker(ABC):
     group_bytes, group_pixels
         As in `gpuio.layout.Encoding`.
     step : int, pixels
-        What one call of `unpack` decodes; a multiple of `group_pixels`. Some vectors of 16 lanes.
+        What one call of `unpack` decodes; a multiple of `group_pixels`. Some vectors of `LANES` lanes.
     """
 
     dtypes: ClassVar[tuple[str, ...]]
     group_bytes: int
     group_pixels: int
-    step: int = 16
+    step: int = LANES
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpuio.cpu_fallback import CpuEngine, _table
+from gpuio.cpu_fallback._driver import CORRECTED_TOGETHER
 from gpuio.cpu_fallback._table import AHEAD, AHEAD_STEP, STREAMS, plan_walk
 from gpuio.layout import Encoding, Piece, placement_table
 from tests.decode.cases import pack_uint12_le
@@ -119,3 +120,26 @@ def test_maps_kept_in_float64_give_the_same_bits(source: str, monkeypatch: pytes
     expected = ((values.astype("f4").astype("f8") - dark.astype("f8")) * gain.astype("f8")).astype("f4")
     for out in found:
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("maps", ["d", "dg"])
+@pytest.mark.parametrize("count", [1, CORRECTED_TOGETHER, 2 * CORRECTED_TOGETHER + 3])
+def test_frames_that_are_corrected_together_come_from_anywhere(count: int, maps: str) -> None:
+    """Two parts, with starts in no order and further ones that nothing is taken from; runs of whole steps, a rest, and a short one."""
+    rng = np.random.default_rng(count)
+    widths, parts = (37, 5), 3
+    pieces = tuple(Piece(3 * part, 37 * part, width, part=part) for part, width in enumerate(widths))
+    staged = rng.integers(0, 256, 8192, dtype=np.uint8)
+    starts = rng.integers(0, len(staged) - 100, (count + 2, parts))
+    stored = np.stack([np.concatenate([staged[start[part] + 3 * part:][:2 * width].view("<u2") for part, width in enumerate(widths)])
+                       for start in starts])
+    dark, gain = rng.normal(1000, 300, 42).astype("f4"), rng.normal(1, 0.1, 42).astype("f4")
+    expected = stored.astype("f8") - dark
+    if "g" in maps:
+        expected *= gain
+    out = np.full((count + 4, 42), 9, "f4")
+    decoder = CpuEngine().decoder(Encoding.of("u2"), placement_table(pieces), 42, "f4", dark=dark, gain=gain if "g" in maps else None)
+    decoder.bind(staged, starts, out)(1, count, 3)
+    np.testing.assert_array_equal(out[3:3 + count], expected[1:1 + count].astype("f4"))
+    assert (out[:3] == 9).all()
+    assert (out[3 + count:] == 9).all()
