@@ -9,6 +9,7 @@ chunked         boxes of equal shape, each on its own, at any byte,     no filte
                 full size also at the edges; those never written are    as frames of a file; else as `gpuio.chunks`
                 not there
 compact         in the header of the data set, up to 64 KiB             by the library
+any             not as numpy has them (12 of 16 bits, bfloat16)         by the library, which converts them
 virtual         pieces of other data sets                               by the library
 ==============  ======================================================  =====================================================
 
@@ -36,9 +37,9 @@ from gpuio.chunks import FILE, OFFSET, STORED, ChunkGrid, Chunks
 from gpuio.engine import get_engine
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.fileset import File, FileSet
-from gpuio.formats._hdf5_chunks import check_plugins, check_user_block, chunk_pieces, chunk_table, fill_bytes, filters_of
+from gpuio.formats._hdf5_chunks import MAX_CHUNKS, check_plugins, check_user_block, chunk_pieces, chunk_table, fill_bytes, filters_of
 from gpuio.formats._hdf5_library import LibraryArray, LibrarySource
-from gpuio.formats._hdf5_structure import Place, dataset, opened, pixel_dtype, resolve
+from gpuio.formats._hdf5_structure import Place, dataset, is_plain, opened, pixel_dtype, resolve
 from gpuio.formats._siblings import outside
 from gpuio.layout import Piece, Strided, plain_pieces
 
@@ -49,6 +50,8 @@ MAX_RUNS = 16
 #: Bytes that the library is asked for at a time, about, where it gives no boxes itself.
 LIBRARY_BYTES = 4 << 20
 MAX_VIRTUAL_DEPTH = 8
+#: Frames of a data set at most: files may announce any number and store none of them.
+MAX_FRAMES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,19 @@ def storage(found: Any, place: Place, sig_dims: int, *, frames_last: bool = Fals
     FormatError
         The table of chunks is damaged, or files that belong to the data set are not there.
     UnsupportedFeature
-        Chunks are packed by a filter that nothing here can undo, or there are too many.
+        Chunks are packed by a filter that nothing here can undo, or there are too many of them, or of frames.
     """
     plist = found.id.get_create_plist()
     kind = plist.get_layout()
     box = _Box.of(found, sig_dims, frames_last)
+    if (frames := math.prod(box.nav_shape)) > MAX_FRAMES:
+        raise UnsupportedFeature(f"{place} of shape {found.shape} has {frames} frames; expected at most {MAX_FRAMES}")
     facts = {"hdf5_layout": ("compact", "contiguous", "chunked", "virtual")[kind]}
-    if kind == CHUNKED:
-        return _chunked(found, place, box, plist, facts)
     if kind == CONTIGUOUS and found.external:
         return _external(found, place, box, folder, allow_outside, facts)
-    if kind == CONTIGUOUS:
+    if kind == CHUNKED:
+        return _chunked(found, place, box, plist, facts)
+    if kind == CONTIGUOUS and is_plain(found):
         return _contiguous(found, place, box, facts)
     if kind == VIRTUAL:
         check_sources(found, place, folder, allow_outside)
@@ -160,7 +165,9 @@ def _contiguous(found: Any, place: Place, box: _Box, facts: dict[str, Any]) -> S
 
 
 def _external(found: Any, place: Place, box: _Box, folder: str, allow_outside: bool, facts: dict[str, Any]) -> Stored:
-    """Frames in raw files beside; by the library where one goes on in the next file."""
+    """Frames in raw files beside."""
+    if not is_plain(found):
+        raise UnsupportedFeature(f"{place}: its items are in external files, and not as {box.item} has them; those are not converted")
     count, frame = math.prod(box.nav_shape), box.frame_bytes
     files: list[File] = []
     done = 0
@@ -194,7 +201,7 @@ def _never_written(found: Any, place: Place, box: _Box) -> Stored:
 def _chunked(found: Any, place: Place, box: _Box, plist: Any, facts: dict[str, Any]) -> Stored:
     filters = filters_of(plist)
     facts |= {"chunks": found.chunks, "filters": [each.name for each in filters]}
-    if filters and get_engine("cpu").inflates(filters) is not None:
+    if not is_plain(found) or (filters and get_engine("cpu").inflates(filters) is not None):
         check_plugins(place, plist)
         return replace(by_library([(found, place)], box.sig_dims, box.frames_last), metadata=facts)
     table = chunk_table(found, place, box.sig_dims, box.frames_last, len(filters))
@@ -248,6 +255,9 @@ def by_library(arrays: Sequence[tuple[Any, Place]], sig_dims: int, frames_last: 
     for box in boxes:
         grids.append(ChunkGrid(start, box.nav_shape, nav_chunk, row))
         start, row = start + math.prod(box.nav_shape), row + math.prod(grids[-1].counts)
+    if row > MAX_CHUNKS:
+        raise UnsupportedFeature(f"{arrays[0][1]}: the library would be asked {row} times for chunks of {nav_chunk} frames; "
+                                 f"expected at most {MAX_CHUNKS}")
     table = np.zeros((row, 1, 4), dtype=np.int64)
     for i, grid in enumerate(grids):
         table[grid.first_row:, :, FILE] = i
@@ -272,7 +282,7 @@ def _run_of_frames(box: _Box) -> tuple[int, ...]:
     return tuple(chunk)
 
 
-def check_sources(found: Any, place: Place, folder: str, allow_outside: bool, depth: int = 0) -> None:
+def check_sources(found: Any, place: Place, folder: str, allow_outside: bool, depth: int = 0, seen: set[Place] | None = None) -> None:
     """Look for the files of a virtual data set, since the library shows missing ones as fill values.
 
     Raises
@@ -282,6 +292,7 @@ def check_sources(found: Any, place: Place, folder: str, allow_outside: bool, de
     """
     if depth > MAX_VIRTUAL_DEPTH:
         raise FormatError(f"{place}: virtual data sets refer to each other more than {MAX_VIRTUAL_DEPTH} deep")
+    seen = set() if seen is None else seen
     for name, inner in sorted({(source.file_name, source.dset_name) for source in found.virtual_sources()}):
         if "%b" in name or "%b" in inner:
             raise UnsupportedFeature(f"{place}: names of its sources are made by counting ({name}); expected a fixed list")
@@ -292,10 +303,13 @@ def check_sources(found: Any, place: Place, folder: str, allow_outside: bool, de
             source = resolve(place.path, inner, folder, allow_outside)
         else:
             source = resolve(path, inner, folder, allow_outside)
+        if source in seen:
+            continue
         with opened(source.path) as file:
             there = dataset(file, source)
             kind = there.id.get_create_plist().get_layout()
             if kind == VIRTUAL:
-                check_sources(there, source, folder, allow_outside, depth + 1)
+                check_sources(there, source, folder, allow_outside, depth + 1, seen)
             elif kind == CONTIGUOUS and there.external:
                 raise DataSetException(f"{place}: its source {source} is stored in external files; open that data set itself")
+        seen.add(source)

@@ -210,6 +210,27 @@ def pixel_dtype(found: Any) -> np.dtype:
     return dtype
 
 
+def is_plain(found: Any) -> bool:
+    """Whether items are stored as their dtype has them. Others are converted by the library: integers of 12 of 16 bits, bfloat16."""
+    h5t, dtype = library().h5t, pixel_dtype(found)
+
+    def equal(kind: Any, to: np.dtype) -> bool:
+        return bool(kind.equal(h5t.py_create(to)))
+
+    kind = found.id.get_type()
+    if kind.get_size() != dtype.itemsize:
+        return False
+    if isinstance(kind, h5t.TypeEnumID):
+        return any(equal(kind.get_super(), np.dtype(to)) for to in (("i1", "u1") if dtype.kind == "b" else (dtype,)))
+    if dtype.kind != "c":
+        return equal(kind, dtype)
+    part = np.dtype(f"f{dtype.itemsize // 2}").newbyteorder(dtype.byteorder)
+    if not isinstance(kind, h5t.TypeCompoundID):
+        return equal(kind.get_super(), part)
+    return kind.get_nmembers() == 2 and all(
+        equal(kind.get_member_type(i), part) and kind.get_member_offset(i) == i * part.itemsize for i in range(2))
+
+
 def described(name: str, found: Any) -> str:
     """A data set in few words."""
     chunks = f" in chunks of {found.chunks}" if found.chunks else ""

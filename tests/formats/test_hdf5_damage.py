@@ -185,10 +185,14 @@ def test_a_bomb_is_refused_before_anything_is_allocated(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("huge chunks", (1 << 20, 30000, 30000), "u2", chunks=(1, 30000, 30000), compression="gzip")
-        file.create_dataset("many chunks", (1 << 40, 8, 8), "u2", chunks=(1, 8, 8))
+        file.create_dataset("many frames", (1 << 40, 8, 8), "u2")
+        file.create_dataset("many chunks", (1 << 27, 8, 8), "u2", chunks=(1, 8, 4))
+        file.create_dataset("many by the library", (1 << 27, 8, 8), "u2", chunks=(1, 8, 4), **hdf5plugin.Zstd())
     with pytest.raises(MemoryBudgetError, match="cannot hold one frame"):
         next(load(path, ds_path="huge chunks").tiles(memory="1 GiB"))
-    refused(UnsupportedFeature, f"has {1 << 40} chunks", path, ds_path="many chunks")
+    refused(UnsupportedFeature, f"has {1 << 40} frames; expected at most", path, ds_path="many frames")
+    refused(UnsupportedFeature, f"has {1 << 28} chunks", path, ds_path="many chunks")
+    refused(UnsupportedFeature, f"asked {1 << 27} times for chunks", path, ds_path="many by the library")
 
 
 def test_a_filter_that_is_not_there_is_named(tmp_path, monkeypatch):

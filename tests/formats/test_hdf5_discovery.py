@@ -258,3 +258,18 @@ def test_virtual_data_sets_whose_sources_are_missing_or_elsewhere(tmp_path):
     with pytest.raises(DataSetException, match="outside of .*inner"):
         load(tmp_path / "inner" / "main.h5")
     np.testing.assert_array_equal(load(tmp_path / "inner" / "main.h5", allow_outside=True)[...], values[0])
+
+
+def test_virtual_data_sets_of_virtual_data_sets_are_looked_at_once_each(tmp_path):
+    """Eight layers of eight that each refer to all of the next: 16 million ways, 64 data sets."""
+    path, n, values = tmp_path / "a.h5", 8, counts(9, (1, 3, 5))
+    with h5py.File(path, "w") as file:
+        for layer in range(8):
+            for i in range(n):
+                made = h5py.VirtualLayout((n, 3, 5), "u2")
+                for j in range(n):
+                    made[j] = h5py.VirtualSource(".", f"{layer + 1}_{j}", (n, 3, 5))[0]
+                file.create_virtual_dataset(f"{layer}_{i}", made)
+        for j in range(n):
+            file[f"8_{j}"] = np.tile(values, (n, 1, 1))
+    assert tuple(gpuio.load("hdf5", path=str(path), ds_path="0_0", device="cpu").shape) == (n, 3, 5)
