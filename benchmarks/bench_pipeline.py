@@ -114,7 +114,7 @@ def test_pipeline(benchmark: Any) -> None:
         first.update(measured[1])
 
     benchmark.pedantic(run, rounds=1)
-    benchmark.extra_info.update({"rows": rows, "first tile": first})
+    benchmark.extra_info.update({"rows": rows, "first tile": first, "shares": {row["stream"]: row["share of bound"] for row in rows}})
 
 
 if __name__ == "__main__":

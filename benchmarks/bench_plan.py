@@ -16,7 +16,7 @@ from gpuio.fileset import File, FileSet
 from gpuio.geometry.plan import make_plan
 from gpuio.layout import Encoding, Layout, plain_pieces
 
-FRAMES = [10**3, 10**4, 10**5, 10**6]
+FRAMES = [10**3, 10**4, 10**5, 10**6, 10**7]
 SIG = (256, 256)
 
 

@@ -12,12 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import gpuio
 from benchmarks.bench_peers import CASES, VIEW_BYTES, make
-from benchmarks.measure import table
+from benchmarks.measure import record, table
 
 #: Cases, and bytes of the recording: 1-bit pixels become 32 times as much.
 SIZES = {"seq u16 dark gain": VIEW_BYTES, "mib u16": VIEW_BYTES, "mib r1": VIEW_BYTES // 4}
@@ -67,6 +68,11 @@ def measure(rounds: int = 11) -> list[dict[str, object]]:
                          "gain": middle["one"] / middle["two"], "of processes": middle["one"] / middle["processes"],
                          "best gain": best["one"] / best["two"], "best of processes": best["one"] / best["processes"]})
     return rows
+
+
+def test_threads(benchmark: Any) -> None:
+    """Recorded as extra_info."""
+    record(benchmark, lambda: measure(3), "case", ["gain", "of processes"])
 
 
 if __name__ == "__main__":

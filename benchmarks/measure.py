@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gpuio.bench import timing
 
@@ -33,3 +34,20 @@ def table(rows: list[dict[str, object]]) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
     return "\n".join("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
                      for line in cells)
+
+
+def record(benchmark: Any, measure: Callable[[], list[dict[str, object]]], name: str, shares: Sequence[str]) -> None:
+    """Run `measure` once under pytest-benchmark and keep its rows; never judged, since shared machines are noisy.
+
+    Parameters
+    ----------
+    name
+        Column that names a row.
+    shares
+        Columns that are shares of a limit, or of a neighbour's rate: what `benchmarks.compare` looks at.
+    """
+    rows: list[dict[str, object]] = []
+    benchmark.pedantic(lambda: rows.extend(measure()), rounds=1)
+    benchmark.extra_info["rows"] = rows
+    benchmark.extra_info["shares"] = {f"{row[name]}, {share}": row[share] for row in rows for share in shares}
+    print("\n" + table(rows))

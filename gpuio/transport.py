@@ -9,6 +9,9 @@ from gpuio.io.choice import Choice
 from gpuio.layout import Layout
 from gpuio.sizing import frame_bytes, in_place
 
+#: More files are read in blocks: small ones would be mapped by the thousand, and Linux lets a process have 65530 mappings.
+MAX_MAPPED_FILES = 8192
+
 
 def choose_transport(layout: Layout, device: str) -> Choice:
     """The backend for a layout's files as they are now, whether these have to come from storage, and why this backend.
@@ -40,5 +43,5 @@ def _by_facts(layout: Layout, on_device: bool) -> Choice:
     if layout.sparse is not None:
         return choose(layout.paths, [None] * len(layout.paths), on_device=on_device, against="frames are sparse")
     files = layout.numbered_files()[0] if layout.strided is None else []
-    return choose([f.path for f in files], [f.size for f in files], in_place=not on_device and in_place(layout), on_device=on_device,
-                  frame_bytes=frame_bytes(layout))
+    mappable = not on_device and len(files) <= MAX_MAPPED_FILES and in_place(layout)
+    return choose([f.path for f in files], [f.size for f in files], in_place=mappable, on_device=on_device, frame_bytes=frame_bytes(layout))

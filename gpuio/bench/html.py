@@ -59,19 +59,21 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield '<div class="scroll">' + "".join(_drawing(report)) + "</div>"
     heads = ["stage", "GB/s", "quartiles", "GB/CPU s", "frames/s", "limit", "share", "per core"]
     yield "<h2>Stages</h2>"
-    yield _table(heads, [text.stage_cells(row) for row in report["stages"]], words=(0, 5))
+    yield _table(heads, [text.stage_cells(row) for row in report["stages"]])
     yield "<h2>Limits of this machine</h2>"
-    yield _table(["limit", *heads[1:4], "how"], [[*text.limit_cells(row), row["what"]] for row in report["limits"]], words=(0, 4))
+    yield _table(["limit", *heads[1:4], "how"], [[*text.limit_cells(row), row["what"]] for row in report["limits"]])
     for title, heads, rows in text.further(report):
         yield f"<h2>{escape(title)}</h2>"
-        yield _table(heads, rows, words=(0,))
+        yield _table(heads, rows)
     if report["notes"]:
         yield "<h2>Notes</h2>\n<ul>" + "".join(f"<li>{escape(note)}</li>" for note in report["notes"]) + "</ul>"
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     yield f"<p>{escape(versions)}</p>\n</body>\n</html>"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int]) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    words = {i for i, head in enumerate(heads) if i == 0 or head in text.WORDS}
+
     def row(cells: Sequence[str], tag: str) -> str:
         opened = [f'<{tag} class="word">' if i in words else f"<{tag}>" for i in range(len(cells))]
         return "<tr>" + "".join(f"{start}{escape(cell)}</{tag}>" for start, cell in zip(opened, cells, strict=True)) + "</tr>"

@@ -175,9 +175,8 @@ def _rosettasciio(subject: Subject, parameters: Mapping[str, Any]) -> Portions:
 
     def portions() -> Iterator[np.ndarray]:
         for block in data.blocks.ravel() if hasattr(data, "blocks") else (data,):
-            block = block.compute(scheduler="synchronous") if hasattr(block, "compute") else block
-            frames = np.asarray(block).reshape(-1, *tuple(ds.shape.sig))
-            yield from _slabs(frames, len(frames), _sig_bytes(subject))
+            computed = block.compute(scheduler="synchronous") if hasattr(block, "compute") else block
+            yield np.asarray(computed).astype(np.float32, copy=False)
 
     return portions
 

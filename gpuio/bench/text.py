@@ -7,6 +7,9 @@ from typing import Any
 
 from gpuio.explain import size_text
 
+#: Headings of columns of words.
+WORDS = ("limit", "version", "value", "why not", "how")
+
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """All of it, line by line."""
@@ -61,27 +64,28 @@ def stage_cells(row: Mapping[str, Any]) -> list[str]:
 def further(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Title, headings and rows of each table that is there only if it was asked for."""
     if "peers" in report:
-        yield ("the same file through other libraries, float32, one thread",
-               ["library", "version", "GB/s", "quartiles", "GB/CPU s", "gpuio is faster by", "per core"], list(map(_peer, report["peers"])))
+        yield ("The same file through other libraries, float32, one thread",
+               ["library", "version", "GB/s", "quartiles", "GB/CPU s", "gpuio is faster by", "per core", "why not"],
+               list(map(_peer, report["peers"])))
     if "sweep" in report:
         found = report["sweep"]
         tried = [[row["key"], "as gpuio chooses" if row["value"] is None else str(row["value"]), *_rates(row)] for row in found["tried"]]
-        yield "other settings", ["setting", "value", "GB/s", "quartiles", "GB/CPU s"], tried
+        yield "Other settings", ["setting", "value", "GB/s", "quartiles", "GB/CPU s"], tried
         settings = [[key, str(value)] for key, value in found["recommended"].items()] or [["nothing", "what gpuio chooses is as fast"]]
-        yield f"recommended, {found['gain']:.2f} times as fast as what gpuio chooses", ["setting", "value"], settings
+        yield f"Recommended: {found['gain']:.2f} times as fast as what gpuio chooses", ["setting", "value"], settings
 
 
 def _peer(row: Mapping[str, Any]) -> list[str]:
     if row["GB_per_s"] is None:
-        return [row["name"], row["version"] or "", "", row["why_not"], "", "", ""]
-    return [row["name"], row["version"] or "", *_rates(row), f"{row['times_faster']:.2f}", f"{row['times_faster_per_core']:.2f}"]
+        return [row["name"], row["version"] or "", "", "", "", "", "", row["why_not"]]
+    return [row["name"], row["version"] or "", *_rates(row), f"{row['times_faster']:.2f}", f"{row['times_faster_per_core']:.2f}", ""]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Aligned columns: the first and those of words to the left, numbers to the right."""
     cells = [list(heads), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    left = {0, *(i for i, head in enumerate(heads) if head in ("limit", "version", "value"))}
+    left = {i for i, head in enumerate(heads) if i == 0 or head in WORDS}
     for row in cells:
         line = (cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
         yield "  ".join(line).rstrip()

@@ -1,7 +1,12 @@
-"""Interleaved rounds: candidates take turns, so that a machine that speeds up or slows down does so for all of them."""
+"""Interleaved rounds: candidates take turns, so that a machine that speeds up or slows down does so for all of them.
+
+In each round the order is another one (drawn, but the same at every run): a drive that is fast after a rest, or a cache that a
+neighbour has emptied, would favour or harm whoever always comes at the same place.
+"""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +70,10 @@ def interleaved(candidates: Mapping[str, Candidate], rounds: int, *, warmup: int
     cpus: dict[str, list[float]] = {name: [] for name in candidates}
     done, total = 0, (warmup + rounds) * len(candidates)
     for turn in range(warmup + rounds):
-        for name, candidate in candidates.items():
+        order = list(candidates)
+        random.Random(turn).shuffle(order)
+        for name in order:
+            candidate = candidates[name]
             progress(done, total, name)
             candidate.before()
             wall, cpu = time.perf_counter(), time.process_time()

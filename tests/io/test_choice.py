@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpuio
+from gpuio import synth
 from gpuio.errors import BackendUnavailable
 from gpuio.io import choice, choose, filesystems, gds, resident_fraction
 from gpuio.io.backends import BufferedBackend, DirectBackend, GDSBackend, MMapBackend
@@ -212,3 +214,14 @@ def test_a_drive_is_found_by_its_number(write: Write, tmp_path: Path, monkeypatc
     (tmp_path / f"{os.major(number)}:{os.minor(number)}").symlink_to(device)
     assert filesystems.drive(path) == "nvme7n1"
     assert filesystems.drive(str(tmp_path / "missing")) is None
+
+
+def test_too_many_files_are_not_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(6).integers(1, 99, (5, 7, 11), dtype=np.uint16)
+    paths = synth.write("mib", tmp_path / "scan.mib", [frames], nav_shape=(1, 5), sig_shape=(7, 11), kind="U16", frames_per_file=1)
+    hdr = next(path for path in paths if path.endswith(".hdr"))
+    assert gpuio.open(hdr, device="cpu").explain().transport == "mmap"
+    monkeypatch.setattr("gpuio.transport.MAX_MAPPED_FILES", 4)
+    ds = gpuio.open(hdr, device="cpu")
+    assert ds.explain().transport == "buffered"
+    np.testing.assert_array_equal(ds[...].reshape(5, 7, 11), frames)
