@@ -82,7 +82,6 @@ THIRD_PARTY = {
     "click": ("gpuio.cli",),
     "rich": ("gpuio.cli", "gpuio.demo"),
     "PIL": ("gpuio.preview",),
-    "matplotlib": ("gpuio.preview",),
 }
 
 HEAVY = ("cupy", "numba", "kvikio", "h5py", "dask")

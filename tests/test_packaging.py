@@ -78,6 +78,18 @@ def test_links_of_the_documents_lead_somewhere() -> None:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_the_index_lists_every_page() -> None:
+    linked = re.findall(r"^- \[.+?\]\((\w+\.md)\)", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
+    assert sorted(linked) == sorted(page.name for page in (ROOT / "docs").glob("*.md") if page.name != "index.md")
+
+
+def test_formats_and_commands_of_the_changes_are_those_that_there_are() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert set(main.commands) <= set(re.findall(r"`(?:gpuio )?(\w+)`", text))
+    spelt = {"dm": "DM3 and DM4", "memory": "arrays in memory", "dask": "dask arrays", "raw": "raw", "raw_csr": "raw_csr"}
+    assert not [name for name in gpuio.formats() if spelt.get(name, name.upper()) not in text]
+
+
 def test_formats_of_the_readme_are_those_that_can_be_read() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(gpuio.formats())
