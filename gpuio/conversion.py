@@ -54,6 +54,7 @@ class ConvertingDecoder:
         self._index = None if len(index) == frame_pixels else engine.upload(index)
         budget = SCRATCH_BYTES if engine.name == "cpu" else DEVICE_SCRATCH_BYTES
         self._few = max(1, budget // (frame_pixels * encoding.dtype.itemsize))
+        self._local = threading.local()             # scratch: threads that decode at the same time need their own
 
     def bind(self, staged: Any, starts: np.ndarray, out: Any) -> Decode:
         """See `gpuio.engine.FrameDecoder.bind`."""
@@ -63,25 +64,29 @@ class ConvertingDecoder:
             raise ValueError(f"out has shape {list(out.shape)}; expected [depth, {self._pixels}] in C order")
         depth = len(out)
         few = min(self._few, max(1, depth))
-        own = threading.local()                     # threads that decode at the same time need scratch of their own
-        self._make_scratch(own, few, staged, starts)    # what is wrong with `staged` and `starts` shows now
+        own = threading.local()
+        own.bound = self._bind_scratch(few, staged, starts)     # what is wrong with `staged` and `starts` shows now
 
         def decode(first: int, count: int, at: int = 0) -> None:
             if first < 0 or at < 0 or count < 0 or first + count > len(starts) or at + count > depth:
                 raise IndexError(f"frames {first} to {first + count} into {at} to {at + count}: "
                                  f"there are {len(starts)} starts, and out holds {depth} frames")
-            if not hasattr(own, "inner"):
-                self._make_scratch(own, few, staged, starts)
+            if not hasattr(own, "bound"):
+                own.bound = self._bind_scratch(few, staged, starts)
+            inner, scratch = own.bound
             for done in range(0, count, few):
                 n = min(few, count - done)
-                own.inner(first + done, n)
-                self._put(own.scratch[:n], out[at + done:at + done + n])
+                inner(first + done, n)
+                self._put(scratch[:n], out[at + done:at + done + n])
 
         return decode
 
-    def _make_scratch(self, own: Any, few: int, staged: Any, starts: np.ndarray) -> None:
-        own.scratch = self._engine.zeros((few, self._pixels * self._items), self._stored)
-        own.inner = self._inner.bind(staged, starts, own.scratch)
+    def _bind_scratch(self, few: int, staged: Any, starts: np.ndarray) -> tuple[Decode, Any]:
+        """A call that decodes stored bits into this thread's scratch, and the scratch, which all calls of a thread share."""
+        scratch = getattr(self._local, "scratch", None)
+        if scratch is None or len(scratch) < few:
+            scratch = self._local.scratch = self._engine.zeros((few, self._pixels * self._items), self._stored)
+        return self._inner.bind(staged, starts, scratch), scratch
 
     def _put(self, stored: Any, out: Any) -> None:
         """Convert and correct decoded bits into `out`."""

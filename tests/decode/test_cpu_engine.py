@@ -262,6 +262,20 @@ def test_threads_share_a_decoder_and_a_bound_call(dtype: str) -> None:
         assert_same(out, expected)
 
 
+def test_calls_that_convert_share_the_scratch_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    frames, counting, made = rng.normal(0, 9, (6, 35)).astype("f2"), CpuEngine(), []
+    zeros = counting.zeros
+    monkeypatch.setattr(counting, "zeros", lambda shape, dtype: made.append(shape) or zeros(shape, dtype))
+    decoder = counting.decoder(Encoding.of(np.dtype("f2")), placement_table([Piece(0, 0, 35)]), 35, "f4")
+    for staged in (frames[:3], frames[3:]):             # as of a ring of staging buffers and outputs
+        for _ in range(2):
+            out = np.empty((3, 35), "f4")
+            decoder.bind(staged.view("u1").ravel(), np.arange(3)[:, None] * 70, out)(0, 3)
+            np.testing.assert_array_equal(out, staged.astype("f4"))
+    assert made == [(3, 35)]
+
+
 def test_other_threads_run_while_frames_are_decoded() -> None:
     frames, pixels = 400, 65536
     out = np.zeros((frames, pixels), "f8")
