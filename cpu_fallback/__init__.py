@@ -122,7 +122,7 @@ class CpuEngine:
     def repair(self, out: Any, table: RepairTable) -> None:
         """See `gpuio.engine.Engine.repair`."""
         check_repair(out, table)
-        if out.dtype.char not in "fdFD":
+        if out.dtype.char not in "fdFD" or not out.dtype.isnative:
             repair_widened(self, out, table)
             return
         from gpuio.cpu_fallback._repair import repair
@@ -134,7 +134,7 @@ class CpuEngine:
     def bin(self, frames: Any, out: Any, blocks: Blocks) -> None:
         """See `gpuio.engine.Engine.bin`."""
         check_bin(frames, out, blocks)
-        if any(a.dtype.kind not in "uif" or a.dtype.char == "e" for a in (frames, out)):
+        if not is_native(frames.dtype, out.dtype):
             bin_generally(frames, out, blocks)
             return
         from gpuio.cpu_fallback._bin import bin_frames

@@ -19,11 +19,13 @@ _ANYWHERE = np.iinfo(np.int64)
 def add_decoded(frames: np.ndarray, of_frames: np.ndarray, of_pixels: np.ndarray) -> Add:
     """See `gpuio.engine.Engine.adder`."""
     check_sums(frames.dtype, frames.shape[1], of_frames, of_pixels)
-    if frames.dtype.char == "e":
-        def add_widened(first: int, count: int, at: int) -> None:
-            add_decoded(frames[first:first + count].astype(np.float32), of_frames, of_pixels)(0, count, at)
+    if frames.dtype.char == "e" or not frames.dtype.isnative:
+        known = np.dtype(np.float32) if frames.dtype.char == "e" else frames.dtype.newbyteorder("=")
 
-        return add_widened
+        def add_converted(first: int, count: int, at: int) -> None:
+            add_decoded(frames[first:first + count].astype(known), of_frames, of_pixels)(0, count, at)
+
+        return add_converted
     from gpuio.cpu_fallback.plain import Plain
 
     items = 2 if frames.dtype.kind == "c" else 1

@@ -109,11 +109,12 @@ class ConvertingDecoder:
 
 
 def repair_widened(engine: Engine, out: Any, table: RepairTable) -> None:
-    """`Engine.repair` for a dtype that the engine does not repair itself (float16): in float64, a few frames at a time."""
+    """`Engine.repair` for a dtype that the engine does not repair itself: in float64 or complex128, a few frames at a time."""
+    wider = np.complex128 if out.dtype.kind == "c" else np.float64
     few = max(1, SCRATCH_BYTES // (out.shape[1] * 8))
     pixels = engine.upload(np.asarray(table.pixels, dtype=np.int64))
     for first in range(0, len(out), few):
-        wide = out[first:first + few].astype(np.float64)
+        wide = out[first:first + few].astype(wider)
         engine.repair(wide, table)
         out[first:first + few, pixels] = wide[:, pixels].astype(out.dtype)
 

@@ -22,7 +22,7 @@ from gpuio.exchange import Exchange
 from gpuio.fileset import File, FileSet
 from gpuio.geometry import partition as split
 from gpuio.geometry.selection import check_sync_offset, sync_offset_info
-from gpuio.layout import Layout
+from gpuio.layout import Layout, of_numbers
 from gpuio.messages import JobExecutor, MessageConverter, TaskCommHandler, WorkerContext, message_schema
 from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
@@ -289,6 +289,8 @@ class DataSet(Exchange):
         ------
         ShapeError
             Intervals outside of the detector, or blocks that do not fit.
+        TypeError
+            A `dtype` that pixels cannot have.
         """
         import copy
 
@@ -297,7 +299,7 @@ class DataSet(Exchange):
         reduction = Reduction.of(sig, crop, bin_sig)
         reduced = copy.copy(self)
         reduced._reduction = reduction if self._reduction is None else self._reduction.then(reduction)
-        wide = np.dtype(dtype) if dtype is not None else binned_dtype(meta.dtype, reduction.pixels)
+        wide = of_numbers(dtype) if dtype is not None else binned_dtype(meta.dtype, reduction.pixels)
         reduced._meta = DataSetMeta(shape=Shape((*meta.shape.nav, *reduction.shape), sig_dims=len(sig)), image_count=meta.image_count,
                                     raw_dtype=meta.raw_dtype, dtype=wide, metadata=meta.metadata, sync_offset=meta.sync_offset)
         return reduced

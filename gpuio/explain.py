@@ -12,7 +12,7 @@ What GPUDirect Storage needs is told in `gpuio.io.gds`, which transport is chose
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gpuio.corrections import CorrectionSet
     from gpuio.dataset import DataSet
     from gpuio.layout import Layout
+    from gpuio.reduction import Crop
 
 #: GB/s of ordinary hardware: a drive on PCIe 4, ten-gigabit Ethernet, one thread that copies from the page cache, PCIe 4 with
 #: sixteen lanes, a data-centre GPU's memory, one thread that decodes (bytes of tiles), one thread that copies memory.
@@ -234,8 +235,8 @@ class Explanation:
 
 
 def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None,
-            memory: int | str | None = None, depth: int | None = None, threads: int | None = None, measure: bool = False,
-            facts: Facts | None = None) -> Explanation:
+            memory: int | str | None = None, depth: int | None = None, threads: int | None = None, crop: Crop | None = None,
+            bin_sig: int | Sequence[int] | None = None, measure: bool = False, facts: Facts | None = None) -> Explanation:
     """Explain what ``ds.tiles(...)`` with the same arguments would do.
 
     Parameters
@@ -251,6 +252,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     ShapeError, MemoryBudgetError, OSError
         As `DataSet.tiles`.
     """
+    if crop is not None or bin_sig is not None:
+        ds = ds.reduce(crop, bin_sig)
     facts = Facts.of(ds) if facts is None else facts
     threads, memory = decode_threads(threads), config.stream().memory if memory is None else memory
     layout, (nav, frames) = ds.layout, ds._selected(roi)

@@ -131,7 +131,7 @@ def check_repair(out: Any, table: RepairTable) -> None:
     TypeError, ValueError
         Otherwise.
     """
-    if out.dtype.kind not in "fc" or not out.dtype.isnative:
+    if out.dtype.kind not in "fc":
         raise TypeError(f"repair of {out.dtype}; expected a real or complex dtype")
     if out.ndim != 2 or not out.flags.c_contiguous:
         raise ValueError(f"repair of an array of shape {list(out.shape)}; expected [frames, pixels] in C order")

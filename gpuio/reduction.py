@@ -99,7 +99,7 @@ def _intervals(crop: Crop | None, axes: tuple[int, ...]) -> list[tuple[int, int]
     if crop is None:
         return [(0, n) for n in axes]
     parts = list(crop) if isinstance(crop, (tuple, list)) else [crop]
-    if len(axes) == 1 and len(parts) == 2 and all(isinstance(p, int) for p in parts):
+    if len(axes) == 1 and len(parts) == 2 and all(isinstance(p, (int, np.integer)) for p in parts):
         parts = [tuple(parts)]
     if len(parts) != len(axes):
         raise ShapeError(f"crop {crop!r} has {len(parts)} intervals; expected one for each of the last {len(axes)} detector axes")
@@ -131,7 +131,7 @@ def _interval(part: Any, n: int) -> tuple[int, int]:
 def _factors(bin_sig: int | Sequence[int] | None, axes: tuple[int, ...]) -> tuple[int, ...]:
     if bin_sig is None:
         return (1,) * len(axes)
-    factors = (bin_sig,) * len(axes) if isinstance(bin_sig, (int, np.integer)) else tuple(bin_sig)
+    factors: tuple[Any, ...] = tuple(bin_sig) if isinstance(bin_sig, (Sequence, np.ndarray)) else (bin_sig,) * len(axes)
     if len(factors) != len(axes) or any(isinstance(f, bool) or not isinstance(f, (int, np.integer)) or f < 1 for f in factors):
         raise ShapeError(f"bin_sig is {bin_sig!r}; expected a positive integer, or one for each of the last {len(axes)} detector axes")
     return tuple(int(f) for f in factors)

@@ -124,7 +124,7 @@ def test_axes_before_the_last_two_stay_whole(tmp_path):
 def test_a_line_detector_is_reduced_along_its_axis(tmp_path):
     ds, shown = scan(tmp_path, "u1", (29,), 53)
     expected = shown[:, 2:27].reshape(15, 5, 5).sum(axis=2, dtype="u2")
-    for crop in ((2, 27), (slice(2, 27),), [(2, 27)]):
+    for crop in ((2, 27), (np.int64(2), np.int64(27)), (slice(2, 27),), [(2, 27)]):
         np.testing.assert_array_equal(ds.reduce(crop, 5)[...], expected.reshape(*NAV, 5))
 
 
@@ -149,6 +149,38 @@ def test_options_of_open(tmp_path):
     np.testing.assert_array_equal(raw[...], summed(values, (slice(None), slice(None)), 3, 5, np.dtype("u4")))
 
 
+@pytest.mark.parametrize("factors", [1, (2, 3)])
+def test_pixels_with_their_highest_byte_first(tmp_path, factors):
+    ds, shown = scan(tmp_path, "<u2", (23, 19), 73)
+    excluded = np.zeros((23, 19), bool)
+    excluded[5, 7] = excluded[0, 0] = True
+    reduced = ds.reduce(((0, 20), None), factors, dtype=">u4")
+    expected = summed(shown, (slice(0, 20), slice(None)), *np.broadcast_to(factors, 2), np.dtype("u4"))
+    pixels = reduced.pixels()
+    assert pixels.dtype == np.dtype(">u4")
+    np.testing.assert_array_equal(pixels.reshape(expected.shape), expected)
+    np.testing.assert_array_equal(reduced.sum_sig().ravel(), expected.sum((1, 2)))
+    np.testing.assert_array_equal(reduced.sum_nav(), expected.sum(0))
+    corrections = CorrectionSet(excluded_pixels=excluded)
+    for dtype in ("f4", "c8"):
+        repaired = ds.reduce(None, factors).pixels(dtype=f">{dtype}", corrections=corrections)
+        assert repaired.dtype == np.dtype(f">{dtype}")
+        np.testing.assert_array_equal(repaired, ds.reduce(None, factors).pixels(dtype=f"<{dtype}", corrections=corrections))
+
+
+@pytest.mark.parametrize("dtype", ["S4", object, "g", "M8[s]"])
+def test_dtypes_that_pixels_cannot_have(tmp_path, dtype):
+    with pytest.raises(TypeError, match="expected bool, integer, float or complex"):
+        scan(tmp_path, "<u2", (23, 19), 79)[0].reduce(None, 2, dtype=dtype)
+
+
+def test_explain_takes_the_arguments_of_tiles(tmp_path):
+    ds, _ = scan(tmp_path, "<u2", (23, 19), 83)
+    explained = ds.explain(crop=((4, 10), None), bin_sig=(2, 1), depth=3)
+    assert explained.sig_shape == (3, 19) and explained.dtype == "uint32" and explained.tile_frames == 3
+    assert explained.needed_bytes == 11 * 6 * 19 * 2
+
+
 def test_a_crop_reads_only_its_rows(tmp_path):
     np.save(tmp_path / "scan.npy", np.random.default_rng(67).integers(0, 9, (64, 512, 64), dtype="u2"))
     ds = gpuio.open(tmp_path / "scan.npy", device="cpu", io_backend=BufferedBackend())
@@ -161,7 +193,8 @@ def test_a_crop_reads_only_its_rows(tmp_path):
     ((slice(0, 8, 2), None), None, "has a step"), (((0, 4),), None, "1 intervals; expected one for each of the last 2"),
     (None, 24, "does not fit into a detector area"), (None, 0, "expected a positive integer"),
     (None, (2, 2, 2), "one for each of the last 2"),
-    (None, True, "expected a positive integer"), (("a", None), None, "expected a slice"), (((1, 3), None), 3, "does not fit"),
+    (None, True, "expected a positive integer"), (None, 2.0, "expected a positive integer"),
+    (("a", None), None, "expected a slice"), (((1, 3), None), 3, "does not fit"),
 ])
 def test_reductions_that_do_not_fit_are_refused(crop, bin_sig, said):
     with pytest.raises(ShapeError, match=said):
