@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.chunks import STORED
+from gpuio.chunks import FILE, STORED
 from gpuio.errors import FormatError, UnsupportedFeature
 from gpuio.formats._hdf5_index import read_index
 from gpuio.formats._hdf5_structure import Place, library
@@ -86,7 +86,12 @@ def chunk_table(found: Any, place: Place, sig_dims: int, frames_last: bool, n_fi
             mask = np.where(_unfiltered_edges(found, place, origin, mask, offset, stored, unpacked), (1 << n_filters) - 1, mask)
         else:
             _refuse(place, origin, stored != unpacked, lambda i: f"has {stored[i]} bytes; expected {unpacked}, as nothing is packed")
-        table[np.ravel_multi_index(tuple(at.T), counts)] = np.stack((np.zeros_like(offset), offset, stored, mask), axis=1)
+        place_of = np.ravel_multi_index(tuple(at.T), counts)
+        table[place_of] = np.stack((np.zeros_like(offset), offset, stored, mask), axis=1)
+        if (table[:, FILE] >= 0).sum() != len(origin):
+            twice = np.ones(len(origin), dtype=bool)
+            twice[np.unique(place_of, return_index=True)[1]] = False
+            _refuse(place, origin, twice, lambda i: "is listed twice")
     cut = sig_dims if frames_last else len(counts) - sig_dims
     by_axes = table.reshape(math.prod(counts[:cut]), math.prod(counts[cut:]), 4)
     return np.ascontiguousarray(by_axes.swapaxes(0, 1) if frames_last else by_axes)

@@ -35,14 +35,16 @@ import numpy as np
 from gpuio.chunks import FILE, Chunks
 from gpuio.errors import DataSetException, FormatError
 from gpuio.fileset import File, FileSet
-from gpuio.formats._hdf5_storage import Stored, by_library, storage
-from gpuio.formats._hdf5_structure import Place, dataset, number, opened, resolve, text
+from gpuio.formats._hdf5_storage import MAX_FRAMES, Stored, by_library, storage
+from gpuio.formats._hdf5_structure import Place, attribute, dataset, is_named, library, number, opened, resolve, text
 from gpuio.layout import Encoding, Layout
 
 GROUP = "/entry/data"
 PART = re.compile(r"data_(\d+)")
 DETECTOR = "/entry/instrument/detector"
 SPECIFIC = f"{DETECTOR}/detectorSpecific"
+#: Bytes of a text that is told as metadata at most.
+MAX_TEXT = 1 << 16
 #: Metadata: keys, and where they are below the detector.
 KEYS = {
     "detector": "description", "detector_number": "detector_number", "frame_time_s": "frame_time", "count_time_s": "count_time",
@@ -53,12 +55,27 @@ KEYS = {
 }
 
 
-def parts_of(file: Any) -> list[str]:
-    """Names of the parts of a master, in the order of their numbers; none if a file is no master."""
-    group = file.get(GROUP)
-    if group is None or not hasattr(group, "keys"):
+def parts_of(path: str, folder: str, allow_outside: bool) -> list[str]:
+    """Names of the parts of a master, in the order of their numbers; none if a file is no master.
+
+    Raises
+    ------
+    DataSetException
+        The group of its parts is outside of `folder` and that is not allowed, or it is no HDF5 file.
+    OSError
+        It cannot be read.
+    """
+    with opened(path) as file:
+        if not is_named(file, GROUP):
+            return []
+    try:
+        place = resolve(path, GROUP, folder, allow_outside)
+    except FormatError:             # a link that leads nowhere
         return []
-    numbered = [(int(match[1]), f"{GROUP}/{name}") for name in group if (match := PART.fullmatch(name))]
+    with opened(place.path) as file:
+        group = file[place.name]
+        names = list(group) if hasattr(group, "keys") else []
+    numbered = [(int(match[1]), f"{GROUP}/{name}") for name in names if (match := PART.fullmatch(name))]
     return [name for _, name in sorted(numbered)]
 
 
@@ -72,8 +89,8 @@ def parse(path: str, names: list[str], folder: str, allow_outside: bool) -> Layo
     """
     places = [resolve(path, name, folder, allow_outside) for name in names]
     stored: list[tuple[Place, Stored, tuple[int, ...], np.dtype, int]] = []
-    count = 0
-    for place in places:
+    count = last = 0
+    for name, place in zip(names, places, strict=True):
         with opened(place.path) as file:
             found = dataset(file, place)
             if found.ndim not in (2, 3) or not found.size:
@@ -83,15 +100,19 @@ def parse(path: str, names: list[str], folder: str, allow_outside: bool) -> Layo
                 raise FormatError(f"{place} has frames of {shape[1:]} {found.dtype}; expected {stored[0][2][1:]} {stored[0][3]} "
                                   f"as in {stored[0][0].path}")
             _check_numbers(found, place, count, shape[0])
+            here = int(name.rpartition("_")[2])
+            if stored and here != last + 1 and number(attribute(found, "image_nr_low")) is None:
+                raise FormatError(f"{path}: has part {last} and then {name}, whose images are not numbered; expected no gap")
+            last = here
             stored.append((place, storage(found, place, 2, folder=folder, allow_outside=allow_outside), shape, found.dtype, count))
             count += shape[0]
     notes: list[str] = []
     whole = _joined(stored, notes)
     _, first, shape, dtype, _ = stored[0]
     sig = shape[1:]
-    with opened(path) as file:
-        metadata = {key: value for key, name in KEYS.items() if (value := _value(file, f"{DETECTOR}/{name}")) is not None}
-        gain, excluded = _corrections(file, path, sig, folder, allow_outside, notes)
+    about_detector = {key: _value(path, f"{DETECTOR}/{name}", folder, allow_outside) for key, name in KEYS.items()}
+    metadata = {key: value for key, value in about_detector.items() if value is not None}
+    gain, excluded = _corrections(path, sig, folder, allow_outside, notes)
     nav = _scan(path, count, metadata, notes)
     about = {"ds_path": GROUP, "convention": "DECTRIS", "dtype_on_disk": dtype.str, "shape": (count, *sig), "data_files": len(stored),
              "nav_axes": [{"size": n} for n in nav or (count,)], "sig_axes": [{"size": n} for n in sig]}
@@ -110,7 +131,7 @@ def _stored_bytes(stored: list[tuple[Place, Stored, tuple[int, ...], np.dtype, i
 
 def _check_numbers(found: Any, place: Place, before: int, count: int) -> None:
     """Compare the numbers of a part's images, counted from 1, with those in the parts before it."""
-    low, high = (number(found.attrs.get(name)) for name in ("image_nr_low", "image_nr_high"))
+    low, high = (number(attribute(found, name)) for name in ("image_nr_low", "image_nr_high"))
     if low is not None and low != before + 1:
         raise FormatError(f"{place} begins with image {low}; expected {before + 1}, as the parts before it have {before} images")
     if high is not None and high != before + count:
@@ -154,34 +175,47 @@ def _one_table(several: list[tuple[Chunks, int]]) -> Chunks:
                    grids=tuple(grids), table=np.concatenate(tables))
 
 
-def _value(file: Any, name: str) -> Any:
-    """A single number or text of the master."""
+def _value(path: str, name: str, folder: str, allow_outside: bool) -> Any:
+    """A single number or text of the master; None if there is none, or only outside of `folder` and that is not allowed."""
+    with opened(path) as file:
+        if not is_named(file, name):
+            return None
     try:
-        found = file[name][()]
-    except (KeyError, OSError, RuntimeError, TypeError, AttributeError, ValueError):
+        place = resolve(path, name, folder, allow_outside)
+        with opened(place.path) as file:
+            if file[place.name].size != 1 or file[place.name].dtype.itemsize > MAX_TEXT:
+                return None
+            found = file[place.name][()]
+    except (DataSetException, KeyError, OSError, RuntimeError, TypeError, AttributeError, ValueError):
         return None
     value = number(found)
     return value if value is not None else text(found) or None
 
 
-def _corrections(file: Any, path: str, sig: tuple[int, ...], folder: str, allow_outside: bool,
+def _count(value: Any) -> int | None:
+    """A number of frames: a whole positive one that can be."""
+    return int(value) if isinstance(value, (int, float)) and 1 <= value <= MAX_FRAMES and value == int(value) else None
+
+
+def _corrections(path: str, sig: tuple[int, ...], folder: str, allow_outside: bool,
                  notes: list[str]) -> tuple[Layout | None, tuple[range, ...]]:
     """The flatfield unless it is applied already, and pixels that the mask tells to be bad."""
     gain: Layout | None = None
     excluded: tuple[range, ...] = ()
     for name in ("flatfield", "pixel_mask"):
-        if f"{SPECIFIC}/{name}" not in file:
-            continue
+        with opened(path) as file:
+            if not is_named(file, f"{SPECIFIC}/{name}"):
+                continue
         try:
             place = resolve(path, f"{SPECIFIC}/{name}", folder, allow_outside)
             with opened(place.path) as there:
                 found = dataset(there, place)
                 if found.shape != sig:
                     raise FormatError(f"{place} has shape {found.shape}; expected that of the frames, {sig}")
+                kept = storage(found, place, 2, folder=folder, allow_outside=allow_outside)     # also checks where it is
                 if name == "pixel_mask":
                     excluded = _runs(found[...] != 0)
-                elif _is_wanted(file, found, notes):
-                    kept = storage(found, place, 2, folder=folder, allow_outside=allow_outside)
+                elif _is_wanted(path, folder, allow_outside, found, notes):
                     gain = Layout(format="hdf5", parts=kept.parts, encoding=Encoding.of(found.dtype), pieces=kept.pieces, sig_shape=sig,
                                   image_count=1, chunks=kept.chunks)
         except (DataSetException, OSError) as error:
@@ -189,11 +223,11 @@ def _corrections(file: Any, path: str, sig: tuple[int, ...], folder: str, allow_
     return gain, excluded
 
 
-def _is_wanted(file: Any, found: Any, notes: list[str]) -> bool:
+def _is_wanted(path: str, folder: str, allow_outside: bool, found: Any, notes: list[str]) -> bool:
     """Whether a flatfield has still to be applied, and would change anything."""
-    applied = _value(file, f"{DETECTOR}/flatfield_correction_applied")
+    applied = _value(path, f"{DETECTOR}/flatfield_correction_applied", folder, allow_outside)
     if applied is None:
-        applied = _value(file, f"{SPECIFIC}/flatfield_correction_applied")
+        applied = _value(path, f"{SPECIFIC}/flatfield_correction_applied", folder, allow_outside)
     if applied is None:
         notes.append("the master has a flatfield and does not tell whether it was applied: it is not used")
     return applied is not None and not applied and bool((found[...] != 1).any())
@@ -211,17 +245,18 @@ def _scan(path: str, count: int, metadata: dict[str, Any], notes: list[str]) -> 
     if base != path and os.path.exists(base):
         try:
             with opened(base) as file:
-                said = file["STEM Metadata"].attrs if "STEM Metadata" in file else {}
-                about = {re.sub(r"\W+", "_", key).strip("_").lower(): value if (value := number(said[key])) is not None else text(said[key])
-                         for key in said}
+                is_there = isinstance(file.get("STEM Metadata", getlink=True), library().HardLink)
+                said = {key: attribute(file["STEM Metadata"], key) for key in (file["STEM Metadata"].attrs if is_there else ())}
+                about = {re.sub(r"\W+", "_", key).strip("_").lower(): value if (value := number(found)) is not None else text(found)
+                         for key, found in said.items()}
         except (DataSetException, OSError) as error:
             notes.append(f"the file of scan parameters could not be read: {error}")
             about = {}
         metadata |= {f"stem_{key}": value for key, value in about.items() if value not in (None, "")}
-        scan = tuple(int(n) for key in ("numpixelsy", "numpixelsx") if isinstance(n := about.get(key), (int, float)) and n >= 1)
-        if len(scan) == 2 and math.prod(scan) >= count:
+        scan = tuple(n for key in ("numpixelsy", "numpixelsx") if (n := _count(about.get(key))) is not None)
+        if len(scan) == 2 and count <= math.prod(scan) <= MAX_FRAMES:
             return scan
         if len(scan) == 2:
             notes.append(f"{base} tells a scan of {scan}; there are {count} frames, so it is not used")
-    lines = tuple(int(n) for key in ("triggers", "images_per_trigger") if isinstance(n := metadata.get(key), (int, float)) and n > 1)
+    lines = tuple(n for key in ("triggers", "images_per_trigger") if (n := _count(metadata.get(key))) is not None and n > 1)
     return lines if len(lines) == 2 and math.prod(lines) == count else None

@@ -157,7 +157,8 @@ def describe(file: Any, place: Place, found: Any, notes: tuple[str, ...] = ()) -
         axes: tuple[dict[str, Any], ...] = ({"name": "y"}, {"name": "x"}, {"name": "frame"})
         for axis, key in zip(axes, ("height", "width"), strict=False):
             result = said.get("BinaryResult", {})
-            scale = _plain(result.get("PixelSize", {}).get(key))
+            sizes = result.get("PixelSize")
+            scale = _plain(sizes.get(key)) if isinstance(sizes, dict) else None
             if isinstance(scale, float):
                 axis |= _axis(axis["name"], 0.0, scale, text(result.get("PixelUnitX", "m")))
         metadata = {key: value for key, (group, name) in VELOX_KEYS.items() if (value := _plain(said.get(group, {}).get(name))) is not None}
@@ -222,7 +223,7 @@ def _velox_json(group: Any) -> dict[str, Any]:
     try:
         raw = bytes(found[:MAX_JSON, 0]) if found.ndim == 2 and found.dtype == np.uint8 else b"{}"
         said = json.loads(raw.partition(b"\0")[0])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) and all(isinstance(part, dict) for part in said.values()) else {}
 

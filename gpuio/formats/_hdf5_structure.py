@@ -144,6 +144,22 @@ def _next(file: Any, place: Place) -> Place | None:
     return None
 
 
+def is_named(file: Any, name: str) -> bool:
+    """Whether a file has something, or a link that may lead to it, by a name. Follows no links; cheaper than to find out by an error."""
+    h5py = library()
+    group = file
+    for part in name.strip("/").split("/"):
+        if not isinstance(group, h5py.Group) or (link := group.get(part, getlink=True)) is None:
+            return False
+        if not isinstance(link, h5py.HardLink):
+            return True
+        try:
+            group = group[part]
+        except (KeyError, OSError, RuntimeError):       # an object that the library cannot read
+            return False
+    return True
+
+
 def _joined(name: str, rest: str) -> str:
     return "/" + "/".join(part for part in f"{name}/{rest}".split("/") if part and part != ".")
 
@@ -157,11 +173,11 @@ def walk(file: Any) -> Iterator[tuple[str, Any]]:
         name, group = pending.pop()
         inner = []
         for key in group:
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                continue
             try:
+                if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                    continue
                 child = group[key]
-            except (KeyError, OSError, RuntimeError):       # an object that the library cannot read
+            except (KeyError, OSError, RuntimeError, ValueError):   # an object that the library cannot read, a name that is no UTF-8
                 continue
             place = address(child)
             if place in seen:

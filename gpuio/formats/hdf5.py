@@ -73,9 +73,10 @@ def parse(source: Source, path: str, *, ds_path: str | None = None, sig_dims: in
         The file is missing or may not be read.
     """
     folder = os.path.dirname(os.path.abspath(path))
-    with opened(path) as file:
-        names = _hdf5_dectris.parts_of(file) if ds_path is None or f"/{ds_path.strip('/')}" == _hdf5_dectris.GROUP else []
-    if names:
+    is_meant = ds_path is None or f"/{ds_path.strip('/')}" == _hdf5_dectris.GROUP
+    if names := _hdf5_dectris.parts_of(path, folder, allow_outside) if is_meant else []:
+        if sig_dims != 2:
+            raise ShapeError(f"{path}: is the master of a detector, whose frames have 2 axes; sig_dims is {sig_dims}")
         return _hdf5_dectris.parse(path, names, folder, allow_outside)
     if ds_path is None:
         with opened(path) as file:
@@ -159,7 +160,8 @@ class H5DataSet(DataSet):
         ignored("tileshape", tileshape)
         ignored("min_num_partitions", min_num_partitions)
         self._path = os.fsdecode(path)
-        self._ds_path, self._allow_outside = ds_path, allow_outside
+        self._ds_path = None if ds_path is None else os.fsdecode(ds_path)
+        self._allow_outside = allow_outside
         self._sig_dims = _positive(sig_dims, "sig_dims")
         self._target_size = None if target_size is None else _positive(target_size, "target_size")
         self._nav_shape = nav_or_sig_shape(nav_shape, "nav_shape")

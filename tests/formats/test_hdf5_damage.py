@@ -266,3 +266,32 @@ def test_filters_that_cannot_have_packed_such_chunks(tmp_path):
     patched(path, old, new)
     with pytest.raises(FormatError, match="parameters of its filters do not fit the chunks: .*3 bytes"):
         load(path)[0]
+
+
+def test_a_chunk_that_is_listed_twice_leaves_no_other_out(tmp_path):
+    path = write(tmp_path / "a.h5", counts(9, (5, 13, 11)), chunks=(1, 13, 11), **PACKED["gzip"])
+    _, head, address = chunk_record(path, 3)
+    patched(path, head + address, head[:8] + (2).to_bytes(8, "little") + head[16:] + address)
+    refused(FormatError, r"the index of chunks is damaged: chunk \(2, 0, 0\) is listed twice", path)
+
+
+def test_names_that_are_no_utf8_and_a_group_that_leads_nowhere(tmp_path):
+    path, values = tmp_path / "a.h5", counts(10, (3, 13, 11))
+    with h5py.File(path, "w") as file:
+        file.create_dataset(b"caf\xe9", data=values + 1)
+        file["entry/data"] = h5py.SoftLink("/entry/data")
+        file["scan"] = values
+    ds = load(path)
+    assert ds.metadata["ds_path"] == "/scan"
+    np.testing.assert_array_equal(ds[...], values)
+    refused(FormatError, "do they go round in circles", path, ds_path="entry/data")
+
+
+@pytest.mark.parametrize("json", [b'{"BinaryResult":{"PixelSize":"5"}}', b'{"BinaryResult":' + b"[" * 100_000])
+def test_velox_metadata_that_make_no_sense_do_no_harm(tmp_path, json):
+    path, values = tmp_path / "a.emd", counts(11, (13, 11, 3))
+    with h5py.File(path, "w") as file:
+        file["Version"] = np.array([b'{"format":"Velox","version":"1"}'])
+        file["Data/Image/ab/Data"] = values
+        file["Data/Image/ab/Metadata"] = np.frombuffer(json + b"\0", "u1")[:, None]
+    np.testing.assert_array_equal(load(path)[...], np.moveaxis(values, -1, 0))

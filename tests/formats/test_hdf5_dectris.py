@@ -11,7 +11,7 @@ import pytest
 
 import gpuio
 from gpuio.corrections import CorrectionSet
-from gpuio.errors import DataSetException, FormatError
+from gpuio.errors import DataSetException, FormatError, ShapeError
 from tests.formats.every_way import check_every_way
 from tests.formats.hdf5_files import PACKED, counts
 
@@ -149,3 +149,59 @@ def test_data_files_that_do_not_belong_together(tmp_path, damage):
                 "numbers": "begins with image 12; expected 11"}[damage]
     with pytest.raises(DataSetException, match=f"{re.escape(str(tmp_path))}.*{expected}"):
         gpuio.open(path, device="cpu")
+
+
+def test_a_gap_between_parts_that_do_not_number_their_images_is_refused(tmp_path):
+    values = counts(10, (N, *SIG))
+    for numbers in (True, False):
+        path = master(tmp_path, values, [10, 10, 3], numbers=numbers)
+        with h5py.File(path, "r+") as file:
+            file.move("entry/data/data_000003", "entry/data/data_000004")
+        if numbers:
+            np.testing.assert_array_equal(gpuio.open(path, device="cpu")[...], values)
+    with pytest.raises(FormatError, match=r"scan_master\.h5: has part 2 and then /entry/data/data_000004, .*expected no gap"):
+        gpuio.open(path, device="cpu")
+    with pytest.raises(ShapeError, match="sig_dims is 1"):
+        gpuio.load("hdf5", path=path, device="cpu", sig_dims=1)
+
+
+def test_a_master_is_not_followed_out_of_its_folder_for_what_it_says(tmp_path):
+    (tmp_path / "in").mkdir()
+    for folder, said in ((tmp_path, "elsewhere"), (tmp_path / "in", "beside")):
+        with h5py.File(folder / "other.h5", "w") as file:
+            file["description"] = said
+    values = counts(11, (N, *SIG))
+    path = master(tmp_path / "in", values, [N])
+    for target, allowed, said in (("../other.h5", False, None), ("../other.h5", True, "elsewhere"), ("other.h5", False, "beside")):
+        with h5py.File(path, "r+") as file:
+            file[f"{DETECTOR}/description"] = h5py.ExternalLink(target, "/description")
+        ds = gpuio.load("hdf5", path=path, device="cpu", allow_outside=allowed)
+        assert ds.metadata.get("detector") == said
+        with h5py.File(path, "r+") as file:
+            del file[f"{DETECTOR}/description"]
+    np.testing.assert_array_equal(ds[...], values)
+
+
+def test_metadata_that_make_no_sense_do_no_harm(tmp_path):
+    values = counts(12, (N, *SIG))
+    path = master(tmp_path, values, [N])
+    with h5py.File(path, "r+") as file:
+        detector = file[DETECTOR]
+        detector["description"] = h5py.SoftLink(f"/{DETECTOR}/description")
+        detector.create_dataset("bit_depth_image", (1 << 20, 1 << 20), "u4", chunks=(1024, 1024))       # 4 TiB
+        for name in ("nimages", "ntrigger"):
+            del detector[f"detectorSpecific/{name}"]
+            detector[f"detectorSpecific/{name}"] = np.inf
+    with h5py.File(tmp_path / "scan_data_000001.h5", "r+") as file:
+        found = file["entry/data/data"]
+        del found.attrs["image_nr_low"]
+        h5py.h5a.create(found.id, b"image_nr_low", h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))   # a type that h5py cannot read
+    for scan in ((np.inf, 3.0), (1 << 40, 1 << 40), (np.nan, 5)):
+        with h5py.File(tmp_path / "scan.h5", "w") as file:
+            file.create_group("STEM Metadata").attrs.update(dict(zip(("NumPixelsX", "NumPixelsY"), scan, strict=True)))
+        ds = gpuio.open(path, device="cpu")
+        assert tuple(ds.shape.nav) == (N,)
+    np.testing.assert_array_equal(ds[...], values)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["STEM Metadata"] = h5py.SoftLink("/STEM Metadata")
+    assert tuple(gpuio.open(path, device="cpu").shape.nav) == (N,)
