@@ -268,7 +268,7 @@ class BlockReader(Ring):
         else:
             try:
                 self._fill(block, extents)
-            except Exception as error:      # surfaces at this block: those before may not have been taken yet
+            except OSError as error:        # surfaces at this block: those before may not have been taken yet
                 slot.pending = Pending(error=error)
         return block
 

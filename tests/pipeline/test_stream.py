@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 
+import gpuio
 from gpuio import pipeline
 from gpuio.base import BufferedBackend, CorrectionSet, DirectBackend, MMapBackend, TilingScheme
 from gpuio.blocks import BlockReader
 from gpuio.boxes import Box, Cut
 from gpuio.errors import MemoryBudgetError, ReadError, ShapeError
 from gpuio.io.buffered import PreadReader
+from gpuio.io.gather import GatherReader
 from gpuio.shape import Shape
 from gpuio.sizing import block_edges, parse_bytes, stream_sizes
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
@@ -160,6 +164,27 @@ def test_blocks_before_one_that_cannot_be_mapped_come_first(tmp_path):
             memory, at = block.bytes_of(block.first, block.stop)
             seen += [memory[first:first + 442].view("<u2").reshape(13, 17).copy() for first in at]
     np.testing.assert_array_equal(seen, frames[:9])
+
+
+def test_memory_that_was_not_to_be_had_is_not_held_by_its_error(tmp_path, monkeypatch):
+    array = np.asfortranarray(np.random.default_rng(3).integers(0, 9, (8, 5, 7), dtype="u2"))
+    np.save(tmp_path / "scan.npy", array)
+    ds = gpuio.open(tmp_path / "scan.npy", device="cpu")
+    engine, held = ds.engine, []
+
+    def refuse(self, frames, into):
+        held.append(weakref.ref(into.base))
+        raise MemoryError
+
+    monkeypatch.setattr(GatherReader, "gather", refuse)
+    every = np.arange(8)
+    gc.disable()            # a stream that begins again with less needs it at once
+    try:
+        with pytest.raises(MemoryError):
+            next(pipeline.tiles(ds.layout, engine, BufferedBackend(), every, every))
+        assert [ref() for ref in held] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_block_of_many_tiles_is_read_once_by_threads(tmp_path, monkeypatch):
