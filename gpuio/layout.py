@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -295,10 +296,16 @@ class Layout:
         row_bytes = piece.pixels // self.encoding.group_pixels * self.encoding.group_bytes
         return piece.repeats == 1 and (piece.rows == 1 or piece.row_src == row_bytes)
 
-    @property
+    @cached_property
     def placements(self) -> np.ndarray:
-        """The pieces as a placement table, int64[entries, 12]."""
-        return placement_table(self.pieces)
+        """The pieces as a placement table, int64[entries, 12], not to be written to."""
+        table = placement_table(self.pieces)
+        table.flags.writeable = False
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be made from the rest."""
+        return {name: value for name, value in self.__dict__.items() if name != "placements"}
 
     def present(self, frames: np.ndarray) -> np.ndarray:
         """Which file frames lie in a file, at least in part: bool[n]. Those in the holes of a series do not."""
