@@ -167,15 +167,19 @@ class ZarrGroup:
                                               dimension_names=[a.name for a in axes])
         for axis in axes:
             if axis.coordinates is not None:
-                scale = self._group.create_array(axis.name, data=axis.coordinates, dimension_names=[axis.name])
-                scale.attrs["units"] = axis.unit
+                self._add(axis.name, axis.coordinates, [axis.name]).attrs["units"] = axis.unit
 
     def write(self, where: Positions, frames: np.ndarray) -> None:
         self._data[where] = frames
 
     def finish(self, scan_image: np.ndarray, summed_pattern: np.ndarray) -> None:
         for name, values, is_nav in (("scan_image", scan_image, True), ("summed_pattern", summed_pattern, False)):
-            self._group.create_array(name, data=values, dimension_names=[a.name for a in self._axes if a.is_nav == is_nav])
+            self._add(name, values, [a.name for a in self._axes if a.is_nav == is_nav])
+
+    def _add(self, name: str, values: np.ndarray, dims: list[str]) -> Any:
+        array = self._group.create_array(name, shape=values.shape, dtype=values.dtype, dimension_names=dims)
+        array[...] = values
+        return array
 
     def close(self) -> None:
         """Nothing is open."""

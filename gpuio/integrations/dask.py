@@ -21,7 +21,7 @@ from gpuio.integrations._pixels import Pixels
 with extra("dask"):
     import dask.array
     from dask.array.core import normalize_chunks
-    from dask.tokenize import tokenize
+    from dask.base import tokenize
     from dask.utils import parse_bytes
 
 if TYPE_CHECKING:
