@@ -53,6 +53,13 @@ def chunk_frames(nav: Sequence[int], frame_bytes: int) -> int:
     return max(1, min(nav[-1], CHUNK_BYTES // max(1, frame_bytes)))
 
 
+def _shapes(axes: Sequence[Axis], dtype: np.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of all pixels, and of a chunk."""
+    shape, nav = tuple(a.size for a in axes), [a.size for a in axes if a.is_nav]
+    sig = shape[len(nav):]
+    return shape, (*(1,) * (len(nav) - 1), chunk_frames(nav, math.prod(sig) * dtype.itemsize), *sig)
+
+
 class NpyFile:
     """``.npy``; positions that are not written are zero."""
 
@@ -107,13 +114,11 @@ class Hdf5File:
             import hdf5plugin
         filters: dict[str, Any] = {"none": {}, "gzip": {"compression": "gzip", "compression_opts": 4, "shuffle": True},
                                    "bitshuffle": dict(hdf5plugin.Bitshuffle(cname="lz4"))}[compression]
-        shape, nav = [a.size for a in axes], [a.size for a in axes if a.is_nav]
-        frame_bytes = math.prod(shape[len(nav):]) * dtype.itemsize
-        chunks = (*(1,) * (len(nav) - 1), chunk_frames(nav, frame_bytes), *shape[len(nav):])
+        shape, chunks = _shapes(axes, dtype)
         self._file = h5py.File(path, "x", rdcc_nbytes=2 * math.prod(chunks) * dtype.itemsize)
         try:
             self._file.attrs.update(_text(attributes))
-            self._data = self._file.create_dataset("data", tuple(shape), dtype, chunks=chunks, **filters)
+            self._data = self._file.create_dataset("data", shape, dtype, chunks=chunks, **filters)
             for number, axis in enumerate(axes):
                 self._data.dims[number].label = axis.name
                 if axis.coordinates is not None:
@@ -157,9 +162,7 @@ class ZarrGroup:
             from zarr.codecs import BloscCodec, GzipCodec
         codecs: Any = {"none": None, "gzip": GzipCodec(level=4),
                        "bitshuffle": BloscCodec(typesize=dtype.itemsize, cname="lz4", clevel=5, shuffle="bitshuffle")}[compression]
-        shape, nav = [a.size for a in axes], [a.size for a in axes if a.is_nav]
-        frame_bytes = math.prod(shape[len(nav):]) * dtype.itemsize
-        chunks = (*(1,) * (len(nav) - 1), chunk_frames(nav, frame_bytes), *shape[len(nav):])
+        shape, chunks = _shapes(axes, dtype)
         self._axes = axes
         self._group = zarr.open_group(path, mode="w-", zarr_format=3)
         self._group.attrs.update(_text(attributes))

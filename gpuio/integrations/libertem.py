@@ -21,15 +21,22 @@ import copy
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 import gpuio
 from gpuio import base
 from gpuio.extras import extra
+from gpuio.integrations._libertem import (
+    CUPY,
+    array_backends,
+    as_peer_errors,
+    backend_of,
+    corrections_of,
+    peer_corrections,
+    slice_of,
+)
 
 with extra("libertem"):
     from libertem.common import Shape, Slice
@@ -37,9 +44,6 @@ with extra("libertem"):
     from libertem.io import dataset as registry
     from libertem.io.corrections import CorrectionSet
     from libertem.io.dataset import base as peer
-    from libertem.udf import UDF
-
-NUMPY, CUDA, CUPY = UDF.BACKEND_NUMPY, UDF.BACKEND_CUDA, UDF.BACKEND_CUPY
 
 __all__ = ["DataSet", "Partition", "disable", "enable", "load"]
 
@@ -66,7 +70,7 @@ class Partition(peer.Partition):
     """
 
     def __init__(self, meta: peer.DataSetMeta, data: base.BasePartition) -> None:
-        super().__init__(meta, _slice(data.slice), data.get_io_backend(), None)
+        super().__init__(meta, slice_of(data.slice), data.get_io_backend(), None)
         self._data = data
 
     def get_tiles(self, tiling_scheme: peer.TilingScheme, dest_dtype: Any = "float32", roi: Any = None,
@@ -104,12 +108,12 @@ class Partition(peer.Partition):
             base.Shape((depth, *tiling_scheme.shape.sig), sig_dims=sig_dims), self._data.meta.shape)
         self.validate_tiling_scheme(tiling_scheme)
         for tile in data.get_tiles(scheme, dest_dtype, roi):
-            yield peer.DataTile(tile.data, _slice(tile.tile_slice), tile.scheme_idx)
+            yield peer.DataTile(tile.data, slice_of(tile.tile_slice), tile.scheme_idx)
 
     def get_macrotile(self, dest_dtype: Any = "float32", roi: Any = None, array_backend: Any = None) -> peer.DataTile:
         """The whole partition as one tile that is the caller's to keep; blank positions are zero. Parameters as `get_tiles`."""
         tile = self._on(array_backend).get_macrotile(dest_dtype, roi)
-        return peer.DataTile(tile.data, _slice(tile.tile_slice), 0)
+        return peer.DataTile(tile.data, slice_of(tile.tile_slice), 0)
 
     def _on(self, array_backend: Any) -> base.BasePartition:
         """The partition on the device that tiles are wanted on."""
@@ -118,11 +122,11 @@ class Partition(peer.Partition):
 
     def set_corrections(self, corrections: CorrectionSet | None) -> None:
         """Corrections that tiles get from now on."""
-        self._data.set_corrections(_corrections(corrections))
+        self._data.set_corrections(corrections_of(corrections))
 
     def set_io_backend(self, backend: Any) -> None:
         """Read through `backend`, gpuio's or LiberTEM's, from now on."""
-        self._data.set_io_backend(_backend(backend))
+        self._data.set_io_backend(backend_of(backend))
 
     def get_io_backend(self) -> Any:
         """How this partition reads."""
@@ -159,20 +163,20 @@ class DataSet(peer.DataSet):
 
     def initialize(self, executor: Any) -> DataSet:
         """Read the headers, on a worker of `executor`."""
-        with _as_peer_errors():
+        with as_peer_errors():
             if self._data.meta is None:
                 self._data = self._data.initialize(executor)
             self._sync_offset_info = self._data.get_sync_offset_info()
         data = self._data
         self._sync_offset, self._image_count, self._nav_shape_product = data.sync_offset, data.image_count, data.shape.nav.size
         self._meta = peer.DataSetMeta(
-            shape=Shape(tuple(data.shape), sig_dims=data.shape.sig.dims), array_backends=_array_backends(data),
+            shape=Shape(tuple(data.shape), sig_dims=data.shape.sig.dims), array_backends=array_backends(data),
             image_count=data.image_count, raw_dtype=data.meta.raw_dtype, dtype=data.dtype, sync_offset=data.sync_offset)
         return self
 
     def check_valid(self) -> bool:
         """True, or an error: files are there and readable."""
-        with _as_peer_errors():
+        with as_peer_errors():
             return self._data.check_valid()
 
     @property
@@ -208,7 +212,7 @@ class DataSet(peer.DataSet):
 
     def get_slices(self) -> Iterator[tuple[Slice, int, int]]:
         """Slice, first file frame, one past the last, of each partition."""
-        return ((_slice(box), start, stop) for box, start, stop in self._data.get_slices())
+        return ((slice_of(box), start, stop) for box, start, stop in self._data.get_slices())
 
     def get_num_partitions(self) -> int:
         """How many there are."""
@@ -220,10 +224,7 @@ class DataSet(peer.DataSet):
 
     def get_correction_data(self) -> CorrectionSet:
         """Corrections that the files carry."""
-        own = self._data.get_correction_data()
-        theirs = CorrectionSet(own.get_dark_frame(), own.get_gain_map(), own.get_excluded_pixels(), allow_empty=own.allow_empty)
-        _converted[theirs] = own
-        return theirs
+        return peer_corrections(self._data.get_correction_data())
 
     def get_io_backend(self) -> Any:
         """How files are read, as gpuio has it."""
@@ -275,8 +276,8 @@ class _FormatDataSet(DataSet):
         args = tuple(os.fspath(a) if isinstance(a, os.PathLike) else a for a in args)
         parameters = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in parameters.items()}
         if io_backend is not None:
-            parameters["io_backend"] = _backend(io_backend)
-        with _as_peer_errors():
+            parameters["io_backend"] = backend_of(io_backend)
+        with as_peer_errors():
             data = self._cls()(*args, **parameters)
             super().__init__(data if device is None else data.to(device), num_partitions=num_partitions)
 
@@ -389,45 +390,3 @@ def _detect(format: str, path: str) -> dict[str, Any] | bool:
     """`detect_params` of a format, where the files are."""
     found: dict[str, Any] | bool = gpuio.formats.get(format).detect_params(path)
     return found
-
-
-def _array_backends(data: base.DataSet) -> tuple[Any, ...]:
-    """What tiles of a data set can be; LiberTEM's "CUDA" is host memory for algorithms that upload it themselves."""
-    return (NUMPY, CUDA) if data.device == "cpu" else (CUPY, NUMPY, CUDA)
-
-
-def _slice(box: base.Slice) -> Slice:
-    return Slice(box.origin, Shape(tuple(box.shape), sig_dims=box.shape.sig.dims))
-
-
-#: gpuio's form of LiberTEM's corrections: made once in a process, however many partitions it reads.
-_converted: WeakKeyDictionary[CorrectionSet, base.CorrectionSet] = WeakKeyDictionary()
-
-
-def _corrections(theirs: CorrectionSet | None) -> base.CorrectionSet | None:
-    if theirs is None or not theirs.have_corrections():
-        return None
-    if theirs not in _converted:
-        _converted[theirs] = base.CorrectionSet(theirs.get_dark_frame(), theirs.get_gain_map(), theirs.get_excluded_pixels(),
-                                                allow_empty=getattr(theirs, "_allow_empty", False))
-    return _converted[theirs]
-
-
-def _backend(backend: Any) -> Any:
-    """gpuio's I/O backend for one of LiberTEM's; gpuio's own as they are."""
-    if backend is None or isinstance(backend, base.IOBackend):
-        return backend
-    ours = base.IOBackend.get_cls_by_id(getattr(backend, "id_", None))
-    if ours is None:
-        raise peer.DataSetException(f"I/O backend {backend!r} is unknown to gpuio; expected one of {base.IOBackend.get_supported()}")
-    names = {"max_buffer_size": "_max_buffer_size", "enable_readahead_hints": "_enable_readahead"}
-    return ours.from_json({mine: getattr(backend, theirs) for mine, theirs in names.items() if hasattr(backend, theirs)})
-
-
-@contextmanager
-def _as_peer_errors() -> Iterator[None]:
-    """Errors of gpuio about a data set as the class of errors that LiberTEM and its users catch."""
-    try:
-        yield
-    except base.DataSetException as error:
-        raise peer.DataSetException(str(error)) from error
