@@ -73,7 +73,7 @@ THIRD_PARTY = {
     "hdf5plugin": ("gpuio.bench.peers", "gpuio.formats._hdf5_structure", "gpuio.synth.hdf5", "gpuio.integrations._containers"),
     "zarr": ("gpuio.integrations._containers",),
     "dask": ("gpuio.formats.dask", "gpuio.integrations.dask"),
-    "libertem": ("gpuio.bench.peers", "gpuio.integrations.libertem",),
+    "libertem": ("gpuio.bench.peers", "gpuio.integrations.libertem", "gpuio.integrations._libertem"),
     "xarray": ("gpuio.integrations.xarray",),
     "defusedxml": ("gpuio.formats._xml",),
     "scipy": ("gpuio.cpu_fallback",),
