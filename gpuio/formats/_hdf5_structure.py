@@ -23,6 +23,8 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_USER_BLOCK = 1 << 20
 #: Links to follow from a name to an object, objects to look at in a file, and how deep groups may lie in each other.
 MAX_LINKS, MAX_OBJECTS, MAX_DEPTH = 32, 100_000, 64
+#: What the library raises where it cannot make sense of a file: exactly these, without an errno.
+LIBRARY_ERRORS = (RuntimeError, KeyError, OverflowError, OSError)
 #: Data sets named in messages.
 MAX_NAMED = 12
 
@@ -54,7 +56,7 @@ def library() -> Any:
 
 @contextmanager
 def opened(path: str) -> Iterator[Any]:
-    """A file, open for reading.
+    """A file, open for reading. Errors of the library while it is open are told as those of the file.
 
     Raises
     ------
@@ -78,7 +80,12 @@ def opened(path: str) -> Iterator[Any]:
     with file:
         if file.mode != "r":
             raise DataSetException(f"{path}: is open for writing in this process; close it first")
-        yield file
+        try:
+            yield file
+        except (RuntimeError, KeyError, OverflowError, OSError) as error:
+            if type(error) not in LIBRARY_ERRORS or getattr(error, "errno", None) is not None:
+                raise
+            raise FormatError(f"{path}: is damaged; HDF5 says: {error}") from error
 
 
 def sniff(head: bytes, path: str, extensions: tuple[str, ...]) -> bool:

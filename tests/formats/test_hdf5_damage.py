@@ -295,3 +295,26 @@ def test_velox_metadata_that_make_no_sense_do_no_harm(tmp_path, json):
         file["Data/Image/ab/Data"] = values
         file["Data/Image/ab/Metadata"] = np.frombuffer(json + b"\0", "u1")[:, None]
     np.testing.assert_array_equal(load(path)[...], np.moveaxis(values, -1, 0))
+
+
+@pytest.mark.parametrize("name", [None, "data"])
+@pytest.mark.parametrize(("libver", "signature"), [("earliest", b"SNOD"), ("earliest", b"TREE"), ("latest", b"OHDR")])
+def test_damaged_structures_are_told_in_the_words_of_the_library(tmp_path, libver, signature, name):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        file.create_dataset("data", data=counts(12, (6, 13, 11)), chunks=(1, 13, 11), **PACKED["gzip"])
+    whole = path.read_bytes()
+    at = whole.rindex(signature) if libver == "latest" else whole.index(signature)
+    path.write_bytes(whole[:at] + b"XXXX" + whole[at + 4:])
+    if libver == "latest" and name is None:
+        refused(FormatError, "has no data set with frames", path)
+    else:
+        refused(FormatError, "is damaged; HDF5 says: ", path, ds_path=name)
+
+
+def test_a_damaged_chunk_at_the_edge_that_is_as_long_as_its_pixels(tmp_path):
+    """Looked at when the file is opened, since its filters may have been left out."""
+    path = write(tmp_path / "a.h5", counts(13, (3, 7, 7)), chunks=(3, 4, 7), **PACKED["gzip"])
+    with h5py.File(path, "r+") as file:
+        file["data"].id.write_direct_chunk((0, 4, 0), b"\xff" * 168)
+    refused(FormatError, "is damaged; HDF5 says: .*filter", path)
