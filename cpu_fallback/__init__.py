@@ -18,7 +18,7 @@ from gpuio.cpu_fallback._table import WIDE_MAPS, plan_walk
 from gpuio.engine import PAGE, Add, Blocks, Decode, Entries, FrameAdder, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
 from gpuio.extras import extra
-from gpuio.inflation import Kind, why_not
+from gpuio.inflation import why_not
 from gpuio.layout import Encoding, Filter, Piece
 from gpuio.prepare import allowed_starts, check_bin, check_maps, check_placements, check_repair, check_scatter, check_transpose
 
@@ -168,7 +168,7 @@ class CpuEngine:
 
     def inflates(self, filters: Sequence[Filter]) -> str | None:
         """See `gpuio.engine.Engine.inflates`."""
-        return why_not(filters, frozenset(Kind))
+        return why_not(filters)
 
     def inflater(self, filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> Inflater:
         """See `gpuio.engine.Engine.inflater`. The first one on a machine takes some seconds to compile."""

@@ -43,8 +43,6 @@ except ImportError:
     import zlib  # type: ignore[no-redef]
 
 ZlibError: Any = zlib.error
-#: What the CPU undoes: all that there is.
-KINDS = frozenset(Kind)
 #: Bytes behind a scratch buffer that may be written.
 SLACK = 64
 #: Scratch buffers of a thread: two for what one step hands to the next, one for a block, two for its byte planes.
@@ -225,7 +223,7 @@ class CpuInflater:
     """`gpuio.engine.Inflater` of the CPU engine; parameters as `gpuio.engine.Engine.inflater`."""
 
     def __init__(self, filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> None:
-        steps = plan_steps(filters, chunk_bytes, item_bytes, KINDS)
+        steps = plan_steps(filters, chunk_bytes, item_bytes)
         self.chunk_bytes = chunk_bytes
         cut = next((i for i, step in enumerate(steps) if step.kind == Kind.DEFLATE), len(steps))
         self._steps, self._before, self._after = _table(steps), steps[:cut], _table(steps[cut + 1:])

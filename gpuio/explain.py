@@ -25,7 +25,7 @@ from gpuio.engine import get_engine, why_no_cuda
 from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.chunks import plan_chunks
 from gpuio.geometry.plan import make_plan
-from gpuio.inflation import DEVICE_KINDS, why_not
+from gpuio.inflation import why_not
 from gpuio.io import gds, resident_fraction
 from gpuio.io.backends import DirectBackend
 from gpuio.io.choice import WARM, cached
@@ -350,7 +350,7 @@ def _unpacks_on_host(chunks: Chunks | None, device: str) -> bool:
     """Whether packed chunks are unpacked before they come to the device."""
     if chunks is None or not chunks.is_packed:
         return False
-    return device == "cpu" or chunks.source is not None or why_not(chunks.filters, DEVICE_KINDS) is not None
+    return device == "cpu" or chunks.source is not None or why_not(chunks.filters) is not None
 
 
 def _stages(facts: Facts, read: int, unpacked: int, needed: int, out: int, threads: int, read_threads: int,

@@ -10,7 +10,8 @@ Rules that a stream of each filter is held to (sizes in bytes; `hdf5` is the sou
 - the plan knows how many bytes each step gives: the size of a chunk, four more inside of a Fletcher-32 checksum;
 - what a header says must be that size; blocks must lie within the stored bytes and end where they end;
 - literals and matches must lie within the block, and fill it exactly;
-- checksums must be right.
+- checksums must be right;
+- zlib streams are held to what zlib holds them to; all that it calls wrong data is one rule.
 """
 
 from __future__ import annotations
@@ -98,9 +99,6 @@ class Kind(IntEnum):
     DEFLATE = 7
 
 
-#: What CUDA devices undo; the CPU undoes all. Deflate is not among them: its streams are untrusted, and nvCOMP's decoder takes only
-#: valid ones.
-DEVICE_KINDS = frozenset(Kind) - {Kind.DEFLATE}
 #: Kinds whose stored bytes have a size of their own.
 COMPRESSING = {Kind.BITSHUFFLE_LZ4, Kind.LZ4, Kind.LZF, Kind.DEFLATE}
 _KINDS = {"fletcher32": Kind.FLETCHER32, "shuffle": Kind.SHUFFLE, "lz4": Kind.LZ4, "lzf": Kind.LZF, "deflate": Kind.DEFLATE}
@@ -157,15 +155,13 @@ def kind_of(item: Filter) -> Kind | str:
     return f"filter {number}{f' ({name})' if name else ''} is not inflated"
 
 
-def why_not(filters: Sequence[Filter], kinds: frozenset[Kind]) -> str | None:
-    """None if an engine that has `kinds` undoes these filters, else the reason."""
+def why_not(filters: Sequence[Filter]) -> str | None:
+    """None if these filters are undone, by either engine, else the reason."""
     found = []
     for item in filters:
         kind = kind_of(item)
         if isinstance(kind, str):
             return kind
-        if kind not in kinds:
-            return f"filter {item.name} is not inflated by this engine"
         found.append(kind)
     outer = [kind for i, kind in enumerate(found) if any(k in COMPRESSING for k in found[:i]) and kind != Kind.FLETCHER32]
     if outer:
@@ -175,7 +171,7 @@ def why_not(filters: Sequence[Filter], kinds: frozenset[Kind]) -> str | None:
     return None
 
 
-def plan_steps(filters: Sequence[Filter], chunk_bytes: int, item_bytes: int, kinds: frozenset[Kind]) -> tuple[Step, ...]:
+def plan_steps(filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> tuple[Step, ...]:
     """The steps that undo filters, first to last.
 
     Parameters
@@ -190,9 +186,9 @@ def plan_steps(filters: Sequence[Filter], chunk_bytes: int, item_bytes: int, kin
     Raises
     ------
     ValueError
-        Filters that the engine does not undo (see `why_not`), or sizes that do not fit them.
+        Filters that are not undone (see `why_not`), or sizes that do not fit them.
     """
-    if reason := why_not(filters, kinds):
+    if reason := why_not(filters):
         raise ValueError(reason)
     if not 0 < chunk_bytes <= LARGEST_CHUNK:
         raise ValueError(f"chunks of {chunk_bytes} bytes; expected 1 to {LARGEST_CHUNK}")

@@ -24,7 +24,7 @@ from gpuio.inflation import why_not
 from gpuio.kernels import _bin, _launch, _scatter, _transpose
 from gpuio.kernels._available import available, forked
 from gpuio.kernels._decoder import CudaDecoder, JoinedDecoder, reading
-from gpuio.kernels._inflate import KINDS, CudaInflater
+from gpuio.kernels._inflate import CudaInflater
 from gpuio.kernels._runtime import CupyRuntime, Kernel, Runtime
 from gpuio.layout import Encoding, Filter, Piece
 from gpuio.prepare import check_bin, check_range, check_repair, check_scatter, check_sums, check_transpose
@@ -179,7 +179,7 @@ class CudaEngine:
 
     def inflates(self, filters: Sequence[Filter]) -> str | None:
         """See `gpuio.engine.Engine.inflates`."""
-        return why_not(filters, KINDS)
+        return why_not(filters)
 
     def inflater(self, filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> Inflater:
         """See `gpuio.engine.Engine.inflater`; compiles the kernels if this process has not had them yet."""

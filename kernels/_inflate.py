@@ -1,4 +1,4 @@
-"""Launches of ``inflate.cu`` and ``filters.cu``: which chunk goes through which step, from where to where.
+"""Launches of ``inflate.cu``, ``deflate.cu`` and ``filters.cu``: which chunk goes through which step, from where to where.
 
 All of it is known on the host, since steps have known sizes, and only streams themselves can be wrong: so each step is one launch
 (two where blocks are looked for first) with a table of the chunks that its filter was applied to. The last step of a chunk writes to
@@ -30,7 +30,6 @@ from gpuio.inflation import (
     plan_steps,
     status,
 )
-from gpuio.inflation import DEVICE_KINDS as KINDS
 from gpuio.kernels._decoder import reading
 from gpuio.kernels._launch import VECTOR, Dim3
 from gpuio.kernels._runtime import Kernel, Runtime
@@ -115,6 +114,8 @@ def expressions(step: Step, moves: bool = False) -> tuple[tuple[str, str], ...]:
         return (("filters", f"unshuffle<{step.item if step.item in (2, 4, 8) else 0}>"),)
     if step.kind == Kind.LZF:
         return (("inflate", "streams<true>"),)
+    if step.kind == Kind.DEFLATE:
+        return (("deflate", "deflate"),)
     if step.kind == Kind.LZ4:
         return ("inflate", "walk<false>"), ("inflate", "streams<false>")
     item, packed = step.item if step.item in (1, 2, 4) else 0, step.kind == Kind.BITSHUFFLE_LZ4
@@ -135,7 +136,7 @@ def scratches(steps: Sequence[Step], chunk_bytes: int) -> int:
 
 def geometry(tasks: int, kernel: str, per_task: int) -> tuple[Dim3, Dim3]:
     """Grid and block."""
-    if kernel == "fletcher32":
+    if kernel in ("fletcher32", "deflate"):
         return (tasks, 1, 1), (WARP, 1, 1)
     if kernel.startswith("walk"):
         return (-(-tasks // (WARP * WARPS)), 1, 1), (WARP * WARPS, 1, 1)
@@ -148,7 +149,7 @@ def parts(step: Step, moves: bool = False) -> int:
     """Into how many parts a chunk is cut: warps for its blocks, as the filter's parameters have them; thread blocks for its bytes."""
     if moves or step.kind == Kind.SHUFFLE:
         return -(-step.gives // (THREADS * VECTOR))
-    if step.kind in (Kind.FLETCHER32, Kind.LZF):
+    if step.kind in (Kind.FLETCHER32, Kind.LZF, Kind.DEFLATE):
         return 1
     whole = step.gives if step.kind == Kind.LZ4 else step.gives - step.gives % (GROUP * step.item)
     return max(1, -(-whole // step.block))
@@ -167,7 +168,7 @@ class CudaInflater:
 
     def __init__(self, runtime: Runtime, compiled: Callable[[str, str], Kernel], buffers: Mapping[int, Staging],
                  filters: Sequence[Filter], chunk_bytes: int, item_bytes: int) -> None:
-        self.steps, self.chunk_bytes = plan_steps(filters, chunk_bytes, item_bytes, KINDS), chunk_bytes
+        self.steps, self.chunk_bytes = plan_steps(filters, chunk_bytes, item_bytes), chunk_bytes
         self.runtime, self.buffers, self.compiled = runtime, buffers, compiled
         self.room = -(-max(chunk_bytes, *(step.gives for step in self.steps), 0) // VECTOR) * VECTOR
         for step in self.steps:

@@ -1,5 +1,5 @@
-// Steps that undo the filters of compressed chunks, a launch each: LZ4, LZF, bitshuffle (with LZ4 or alone), byte shuffle,
-// Fletcher-32. A launch has a table of tasks: the chunks that the filter was applied to, and where they come from and go.
+// Steps that undo the filters of compressed chunks, a launch each: LZ4, LZF, bitshuffle (with LZ4 or alone); deflate.cu and
+// filters.cu have the others. A launch has a table of tasks: the chunks that the filter was applied to, and where they come from and go.
 //
 // Streams that consist of blocks (bitshuffle with LZ4, LZ4) are walked first, one thread a chunk, since where a block begins is
 // known only from the sizes of those before it; this is done on the device so that bytes need not pass through the host. Then one

@@ -1,4 +1,4 @@
-// Compressed chunks on the device: what the kernels of inflate.cu share. Rules and order of steps: gpuio/inflation.py.
+// Compressed chunks on the device: what the kernels of inflate.cu, deflate.cu and filters.cu share. Rules and order of steps: gpuio/inflation.py.
 //
 // Streams are untrusted. Nothing is read outside of a chunk's stored bytes, nothing is written outside of what it becomes, and
 // every loop ends with the input. A chunk that breaks a rule gets a status; of its blocks, the first bad one is named.
@@ -17,7 +17,7 @@ typedef long long i64;
 #define ALL 0xffffffffu
 
 // As gpuio.inflation.Rule.
-enum Rule { GOOD, HEADER, TOTAL, BLOCK_SIZE, BEYOND, LEFT_OVER, INPUT, OUTPUT, DISTANCE, SHORT, CHECKSUM, STORED };
+enum Rule { GOOD, HEADER, TOTAL, BLOCK_SIZE, BEYOND, LEFT_OVER, INPUT, OUTPUT, DISTANCE, SHORT, CHECKSUM, STORED, DEFLATE };
 // As gpuio.inflation.status.
 #define RULE_BITS 5
 #define LAST_BLOCK ((1u << (31 - RULE_BITS)) - 1)

@@ -50,7 +50,7 @@ def cases(name: str, count: int, n: int = 700) -> tuple[Any, list[bytes], int]:
 @pytest.mark.parametrize("name", NAMES)
 def test_both_engines_say_and_write_the_same(engines: dict[str, Any], name: str) -> None:
     filters, chunks, n_bytes = cases(name, 250)
-    results = [inflate(engine, filters, chunks, n_bytes, 2) for engine in engines.values() if engine.inflates(filters) is None]
+    results = [inflate(engine, filters, chunks, n_bytes, 2) for engine in engines.values()]
     statuses, contents = results[0]
     assert any(statuses)
     good = [c for c, s in zip(contents, statuses, strict=True) if not s]

@@ -24,9 +24,6 @@ def test_every_byte_comes_back(engine: Any, name: str, dtype: str) -> None:
         for shift, content in enumerate(CONTENTS):
             truth = data(content, n, dtype)
             filters, chunk, mask = stored(truth, **OPTIONS[name])
-            if any(f.name == "deflate" for f in filters) and engine.name != "cpu":
-                assert engine.inflates(filters) == "filter deflate is not inflated by this engine"
-                return
             assert engine.inflates(filters) is None
             at = 8 * (shift % 2) + shift // 2
             found, contents = inflate(engine, filters, [chunk], truth.nbytes, truth.itemsize, [mask], shift=at)

@@ -125,9 +125,6 @@ GOOD = {BITS: good, LZ4: framed([NOISE[:8192]] * 2 + [NOISE[:4096]], N, 8192), D
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_chunk_has_a_status_that_names_rule_and_block(engine: Any, name: str) -> None:
     bad = BAD[name]
-    if engine.inflates(bad.filters):
-        assert bad.filters == DEFLATE and engine.name != "cpu"
-        return
     beside = GOOD.get(bad.filters, NOISE)
     found, _ = inflate(engine, bad.filters, [beside, bad.chunk, beside], N, 2)
     assert [found[0], found[2]] == [0, 0]
@@ -140,8 +137,7 @@ def test_every_rule_has_a_vector() -> None:
 
 def test_good_ones_are_good(engine: Any) -> None:
     for filters, chunk in GOOD.items():
-        if engine.inflates(filters) is None:
-            assert inflate(engine, filters, [chunk], N, 2)[0] == [0]
+        assert inflate(engine, filters, [chunk], N, 2)[0] == [0]
 
 
 def test_statuses_in_words() -> None:

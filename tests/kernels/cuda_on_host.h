@@ -41,6 +41,14 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+static inline unsigned __brev(unsigned v)
+{
+    unsigned r = 0;
+    for (int i = 0; i < 32; ++i) r |= (v >> i & 1) << (31 - i);
+    return r;
+}
+static inline int __popc(unsigned v) { return __builtin_popcount(v); }
+static inline int __ffs(unsigned v) { return __builtin_ffs((int)v); }
 static inline int atomicMax(int *p, int v) { const int old = *p; return *p = v > old ? v : old, old; }
 static inline float __uint_as_float(unsigned v) { float r; std::memcpy(&r, &v, 4); return r; }
 static inline double __longlong_as_double(long long v) { double r; std::memcpy(&r, &v, 8); return r; }
@@ -141,6 +149,14 @@ static inline int __all_sync(unsigned, int predicate)
     const std::uint64_t *shown = shim_show(predicate != 0);
     for (int i = 0; i < 32; ++i) predicate = predicate && shown[i];
     return predicate != 0;
+}
+
+static inline unsigned __ballot_sync(unsigned, int predicate)
+{
+    const std::uint64_t *shown = shim_show(predicate != 0);
+    unsigned r = 0;
+    for (int i = 0; i < 32; ++i) r |= (unsigned)shown[i] << i;
+    return r;
 }
 
 // Runs the fibers of a warp until all wait for the block or are done; those that meet at a barrier must meet at the same.

@@ -23,7 +23,7 @@ from gpuio.kernels import CudaEngine, _bin, _launch, _scatter, _transpose
 
 #: Source files that decode nothing, and the argument of their kernels.
 OTHERS = {"corrections": "RepairCall", "transpose": "TransposeCall", "bin": "BinCall", "scatter": "ScatterCall",
-          "inflate": "InflateCall", "filters": "InflateCall"}
+          "inflate": "InflateCall", "deflate": "InflateCall", "filters": "InflateCall"}
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 FLAGS = ("-std=c++17", "-shared", "-fPIC", "-O1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -58,6 +58,8 @@ def expressions(file: str, outputs: tuple[str, ...] = tuple(_launch.C_TYPES.valu
         blocks = [(item, shared) for item in (1, 2, 4) for shared in ("true", "false")] + [(0, "false")]
         return ["walk<true>", "walk<false>", "streams<true>", "streams<false>",
                 *(f"bitshuffle<{item}, {packed}, {shared}>" for item, shared in blocks for packed in ("true", "false"))]
+    if file == "deflate":
+        return ["deflate"]
     if file == "filters":
         return ["move", "fletcher32", *(f"unshuffle<{item}>" for item in (0, 2, 4, 8))]
     sources = [file]

@@ -13,7 +13,6 @@ import pytest
 import gpuio
 from gpuio import engine as engines
 from gpuio.corrections import CorrectionSet
-from gpuio.cpu_fallback import CpuEngine
 from gpuio.errors import FormatError
 from gpuio.kernels import CudaEngine
 from tests.formats.hdf5_files import BY_LIBRARY, PACKED, counts
@@ -46,17 +45,11 @@ def engine(folder: Path) -> CudaEngine:
     return host_engine(folder / "kernels", kinds=kinds)
 
 
-@pytest.fixture(params=["where it can", "all"])
-def unpacked_on_device(request: pytest.FixtureRequest, engine: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """The engine on the host; "all": it unpacks what the CPU does, in its own memory."""
+@pytest.fixture(autouse=True)
+def on_cuda(engine: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine on the host."""
     monkeypatch.setitem(engines._engines, (os.getpid(), "cuda:0"), engine)
     monkeypatch.setattr(engines, "why_no_cuda", lambda device=0: None)
-    everything: bool = request.param == "all"
-    if everything:
-        cpu = CpuEngine()
-        monkeypatch.setattr(CudaEngine, "inflates", lambda self, filters: cpu.inflates(filters))
-        monkeypatch.setattr(CudaEngine, "inflater", lambda self, *arguments: cpu.inflater(*arguments))
-    return everything
 
 
 def write(folder: Path, name: str, values: np.ndarray, **storage: Any) -> str:
@@ -67,7 +60,7 @@ def write(folder: Path, name: str, values: np.ndarray, **storage: Any) -> str:
 
 
 @pytest.mark.parametrize("storage", STORAGE)
-def test_frames_are_those_that_were_written(folder: Path, unpacked_on_device: bool, storage: str) -> None:
+def test_frames_are_those_that_were_written(folder: Path, storage: str) -> None:
     values = counts(1, NAV + SIG)
     ds = gpuio.load("hdf5", path=write(folder, storage, values, **STORAGE[storage]), device="cuda")
     assert ds.engine.name == "cuda:0"
@@ -80,7 +73,7 @@ def test_frames_are_those_that_were_written(folder: Path, unpacked_on_device: bo
 
 
 @pytest.mark.parametrize("storage", ["boxes", "gzip", "bitshuffle"])
-def test_corrected_tiles_are_those_of_the_cpu_bit_for_bit(folder: Path, unpacked_on_device: bool, storage: str) -> None:
+def test_corrected_tiles_are_those_of_the_cpu_bit_for_bit(folder: Path, storage: str) -> None:
     path = write(folder, storage, counts(2, NAV + SIG), **STORAGE[storage])
     rng = np.random.default_rng(2)
     corrections = CorrectionSet(dark=rng.normal(100, 3, SIG).astype("f4"), gain=rng.normal(1, 0.1, SIG).astype("f4"),
@@ -92,7 +85,7 @@ def test_corrected_tiles_are_those_of_the_cpu_bit_for_bit(folder: Path, unpacked
 
 
 @pytest.mark.parametrize("storage", ["boxes", "gzip", "bitshuffle"])
-def test_chunks_that_were_never_written_have_the_fill_value(folder: Path, unpacked_on_device: bool, storage: str) -> None:
+def test_chunks_that_were_never_written_have_the_fill_value(folder: Path, storage: str) -> None:
     path = str(folder / f"{storage}.h5")
     values = counts(3, NAV + SIG)
     with h5py.File(path, "w") as file:
@@ -104,7 +97,7 @@ def test_chunks_that_were_never_written_have_the_fill_value(folder: Path, unpack
         assert np.array_equal(np.concatenate([np.array(tile.data) for tile in ds.tiles(depth=4, memory=60_000)]), truth.reshape(-1, *SIG))
 
 
-def test_a_damaged_chunk_gives_no_pixels(folder: Path, unpacked_on_device: bool) -> None:
+def test_a_damaged_chunk_gives_no_pixels(folder: Path) -> None:
     values = counts(4, (8, *SIG))
     path = write(folder, "damaged", values, chunks=(1, *SIG), **PACKED["bitshuffle lz4"])
     with h5py.File(path) as file:

@@ -48,7 +48,7 @@ def test_source_is_one_text_without_includes() -> None:
 
 def test_numbers_of_the_kernel_files_are_those_of_the_host() -> None:
     text = _launch.source("inflate")
-    assert re.findall(r"\w+", text.partition("enum Rule {")[2].partition("}")[0]) == ["GOOD", *(rule.name for rule in Rule)][:12]
+    assert re.findall(r"\w+", text.partition("enum Rule {")[2].partition("}")[0]) == ["GOOD", *(rule.name for rule in Rule)]
     assert f"#define RULE_BITS {RULE_BITS}\n" in text and f"#define SHARED_BLOCK {BLOCK_BYTES}\n" in text
     assert f"#define WARP {_inflate.WARP}\n" in text and f"#define WARPS {_inflate.WARPS}\n" in text
     text = _launch.source("plain")
