@@ -7,10 +7,10 @@
 //
 // Bound: the latency of that chain, in which a symbol depends on the length of the one before: some 40 instructions and one load from
 // shared memory for a literal, about 120 and two loads for a match. One warp is slow; what a device gains are the others, so a tile
-// of a few large chunks is better inflated by a CPU. Tables take 3.5 KiB, of which no device runs out before it runs out of warps.
+// of a few large chunks is better inflated by a CPU. Tables take 3.5 KiB: 16 (Turing) to 32 warps fit a multiprocessor.
 //
 // Rules are those of zlib, status by status, where a stream is good or bad and which byte is one too many. nvCOMP is not used: its
-// decoder accepts valid streams only, and these come from files.
+// decoder accepts valid streams only, these come from files, and it cannot be tried without a device.
 
 #include "inflate.cuh"
 
