@@ -244,6 +244,7 @@ def split_key(key: Any, shape: Shape) -> tuple[tuple[Any, ...], tuple[Any, ...]]
     """A key as one for the nav axes (for NumPy) and one entry for each sig axis; errors as ``ds[key]``."""
     keys = list(key) if isinstance(key, tuple) else [key]
     keys = [np.asarray(k) if isinstance(k, (list, np.ndarray)) or hasattr(k, "get") else k for k in keys]
+    keys = [k.astype(np.int64) if isinstance(k, np.ndarray) and not k.size and k.dtype != bool else k for k in keys]     # [] is float64
     nav_dims, sig_dims = shape.nav.dims, shape.sig.dims
     dots = [i for i, k in enumerate(keys) if k is Ellipsis]
     if len(dots) > 1:

@@ -150,4 +150,5 @@ def test_indexing_is_that_of_the_array(s, data):
         np.testing.assert_array_equal(ds[mask], full[mask])
         picks = rng.integers(0, s["nav"][0], 5).tolist()
         np.testing.assert_array_equal(ds[picks], full[picks])
+        np.testing.assert_array_equal(ds[[]], full[[]])
         np.testing.assert_array_equal(ds.blank().ravel(), [k is None for k in Truth(frames, s["nav"], s["sync_offset"], None).frame_of])
