@@ -20,7 +20,7 @@ from gpuio.prepare import check_maps, check_placements
 #: Scratch memory of a thread: about half of a usual L2, and never less than a frame.
 SCRATCH_BYTES = 512 << 10
 #: The same on a device, where launches are dear.
-DEVICE_SCRATCH_BYTES = 64 << 20
+DEVICE_CONVERSION_BYTES = 64 << 20
 
 
 def is_native(source: np.dtype, target: np.dtype) -> bool:
@@ -52,7 +52,7 @@ class ConvertingDecoder:
         self._dark, self._gain = (None if m is None else engine.upload(m.astype(np.float64)) for m in (dark, gain))
         index = _written(placements)
         self._index = None if len(index) == frame_pixels else engine.upload(index)
-        budget = SCRATCH_BYTES if engine.name == "cpu" else DEVICE_SCRATCH_BYTES
+        budget = SCRATCH_BYTES if engine.name == "cpu" else DEVICE_CONVERSION_BYTES
         self._few = max(1, budget // (frame_pixels * encoding.dtype.itemsize))
         self._local = threading.local()             # scratch: threads that decode at the same time need their own
 

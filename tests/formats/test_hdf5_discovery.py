@@ -98,7 +98,7 @@ def test_emd_of_both_generations(tmp_path):
     for kind, name, first in ((1, "datacube", 1), ("array", "data", 0)):
         path = tmp_path / f"{name}.emd"
         with h5py.File(path, "w") as file:
-            group = file.create_group("root/cube")
+            group = file.create_group("experiment/cube")
             group.attrs["emd_group_type"] = kind
             group[name] = counts(1, SHAPE)
             for k, n in enumerate(SHAPE):
@@ -106,7 +106,7 @@ def test_emd_of_both_generations(tmp_path):
                 group[f"dim{k + first}"].attrs["units"] = np.bytes_("[n_m]")
             file["larger"] = counts(2, (6, *SHAPE[1:]))
         ds = load(path)
-        assert (ds.metadata["ds_path"], ds.metadata["convention"]) == (f"/root/cube/{name}", "EMD")
+        assert (ds.metadata["ds_path"], ds.metadata["convention"]) == (f"/experiment/cube/{name}", "EMD")
         assert [(axis["delta"], axis["first"], axis["unit"]) for axis in ds.metadata["nav_axes"] + ds.metadata["sig_axes"]] == [
             (0.5, float(k), "nm") for k in range(4)]
 
