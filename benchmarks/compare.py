@@ -30,8 +30,8 @@ def shares(report: Mapping[str, Any]) -> dict[str, float]:
     if str(report.get("schema", "")).startswith("gpuio-bench-"):
         data = report["data"]
         of = f"{data['format']} {data['encoding']} {report['cache']['asked']} on {report['settings']['device'].partition(':')[0]}"
-        found = {row["name"]: row["share_per_core"] or row["share"] for row in report["stages"]}
-        return {f"{of}: {name}": share for name, share in found.items() if share is not None}
+        found = {row["name"]: row["share_per_core"] or row["share"]["median"] for row in report["stages"] if row["share"]}
+        return {f"{of}: {name}": share for name, share in found.items()}
     if "benchmarks" in report:
         return {f"{one['name']}: {name}": float(share) for one in report["benchmarks"]
                 for name, share in one.get("extra_info", {}).get("shares", {}).items()}

@@ -55,7 +55,8 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"<dt>{escape(name)}</dt><dd{warn}>{escape(value)}</dd>"
     yield "</dl>\n<h2>Each stage under its roof</h2>"
     yield ("<p>Bars are medians, thin lines go from quartile to quartile. The mark is the limit of the machine for that stage, measured in "
-           "the same run. The bottleneck of the stream to float32 has another colour.</p>")
+           "the same run; shares are of the runs of the limit right before and after each run of the stage. The bottleneck of the stream "
+           "to float32 has another colour.</p>")
     yield '<div class="scroll">' + "".join(_drawing(report)) + "</div>"
     heads = ["stage", "GB/s", "quartiles", "GB/CPU s", "frames/s", "limit", "share", "per core"]
     yield "<h2>Stages</h2>"
@@ -105,7 +106,7 @@ def _drawing(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _bar(row: Mapping[str, Any], top: float, x: Any, slowest: bool) -> Iterator[str]:
     rate, limit, middle = row["GB_per_s"], row["limit_GB_per_s"], top + _ROW / 2
-    share = f", {row['share']:.0%} of {row['limit']}" if limit else ""
+    share = f", {row['share']['median']:.0%} of {row['limit']}" if limit else ""
     yield f"<g><title>{escape(row['name'])}: {rate['median']:.3g} GB/s{escape(share)}</title>"
     yield f'<text x="{_LEFT - 10}" y="{middle + 4.5:.1f}" text-anchor="end">{escape(row["name"])}</text>'
     if limit:
@@ -115,5 +116,5 @@ def _bar(row: Mapping[str, Any], top: float, x: Any, slowest: bool) -> Iterator[
     yield f'<line class="spread" x1="{x(rate["low"]):.1f}" x2="{x(rate["high"]):.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>'
     if limit:
         yield f'<line class="roof" x1="{x(limit):.1f}" x2="{x(limit):.1f}" y1="{top + 4:.1f}" y2="{top + _ROW - 4:.1f}"/>'
-    label = f"{rate['median']:.3g} GB/s" + (f", {row['share']:.0%} of limit" if limit else "")
+    label = f"{rate['median']:.3g} GB/s" + (f", {row['share']['median']:.0%} of limit" if limit else "")
     yield f'<text class="soft" x="{_WIDTH - _RIGHT + 24}" y="{middle + 4.5:.1f}">{label}</text></g>'

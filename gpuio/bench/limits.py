@@ -2,7 +2,7 @@
 
 =====================  ==========================================================================================
 storage                the bytes of the file past the page cache (``O_DIRECT``), front to back, one request at a time
-                       and several at once; none where the file system refuses
+                       and several at once, which is the limit that counts; none where the file system refuses
 page cache             the bytes of the file by ``preadv`` into a buffer that stays in the CPU's cache
 page cache to tiles    the same, and after each piece as many bytes written to a tile that stays in the cache as its
                        pixels take: what a stream cannot be faster than, unless it decodes mapped files where they lie
@@ -38,6 +38,8 @@ from gpuio.io.staging import aligned_empty
 DIRECT_BYTES, CACHED_BYTES, TILE_BYTES = 4 << 20, 512 << 10, 1 << 20
 #: Requests to storage at a time.
 IN_FLIGHT = 8
+#: The limit that counts.
+STORAGE = f"storage, {IN_FLIGHT} requests"
 
 #: Bytes that are copied from memory to tiles: no cache holds them.
 SAMPLE_BYTES = 32 << 20
@@ -61,7 +63,7 @@ def limits(subject: Subject, ranges: Sequence[Range]) -> Iterator[Work]:
     cache, threads, engine = subject.cache, subject.threads, subject.ds.engine
     whole = sum(part.size for part in ranges)
     if ranges and DirectBackend().unavailable(ranges[0].path) is None:
-        for name, n in (("storage, 1 request", 1), (f"storage, {IN_FLIGHT} requests", IN_FLIGHT)):
+        for name, n in (("storage, 1 request", 1), (STORAGE, IN_FLIGHT)):
             yield Work(name, f"O_DIRECT, {n} x 4 MiB at a time", whole, Candidate(partial(reading, ranges, threads=n, direct=True)))
     if ranges and not cache.cold:
         yield Work("page cache", "preadv to a buffer in the CPU's cache", whole,

@@ -17,13 +17,13 @@ import numpy as np
 
 from gpuio.bench import data
 from gpuio.bench.cache import PageCache
-from gpuio.bench.limits import limits
+from gpuio.bench.limits import STORAGE, limits
 from gpuio.bench.machine import machine, peak_memory, versions
 from gpuio.bench.peers import peers
 from gpuio.bench.stages import stages
 from gpuio.bench.subject import Subject, Work
 from gpuio.bench.sweep import sweep
-from gpuio.bench.timing import Timing, interleaved
+from gpuio.bench.timing import Spread, Timing, interleaved
 from gpuio.dataset import DataSet
 from gpuio.sizing import parse_bytes
 
@@ -131,12 +131,13 @@ def _measure(request: Request, subject: Subject, progress: Progress) -> dict[str
     bounds = list(limits(subject, ranges))
     names = [bound.name for bound in bounds]
     by_storage = request.cold or plan.transport in ("direct", "gds")
-    storage = [name for name in names if name.startswith("storage")] if by_storage else ["page cache"] if "page cache" in names else []
-    works = list(stages(subject, ranges, storage))
+    source = STORAGE if by_storage else "page cache"
+    works = list(stages(subject, ranges, [source] if source in names else []))
     load = machine(ds.engine)
-    timings = interleaved({work.name: work.candidate for work in (*bounds, *works)}, request.repeats, progress=progress)
-    limit_rows = [_row(work, timings[work.name]) for work in bounds]
-    stage_rows = [_stage_row(work, timings, {row["name"]: row for row in limit_rows}) for work in works if work.n_bytes]
+    candidates = {work.name: work.candidate for work in bounds} | {work.name: work.beside_limit() for work in works}
+    timings = interleaved(candidates, request.repeats, progress=progress)
+    limit_rows = {work.name: _row(work, timings[work.name]) for work in bounds}
+    stage_rows = [_stage_row(work, timings[work.name], limit_rows) for work in works if work.n_bytes]
     first = timings["first tile"].wall
     memory = peak_memory(ds.engine, lambda: subject.stream(subject.pixels[1]))
     return {
@@ -148,7 +149,7 @@ def _measure(request: Request, subject: Subject, progress: Progress) -> dict[str
                      "repeats": request.repeats},
         "cache": {"asked": "cold" if request.cold else "warm", "confirmed": subject.cache.confirmed, "resident": subject.cache.worst,
                   "text": str(subject.cache)},
-        "limits": limit_rows, "stages": stage_rows, "bottleneck": _bottleneck(stage_rows, subject.threads),
+        "limits": list(limit_rows.values()), "stages": stage_rows, "bottleneck": _bottleneck(stage_rows, subject.threads),
         "first_tile_s": asdict(first), "peak_memory": memory, "notes": list(_notes(subject, names, plan.transport)),
     }
 
@@ -170,19 +171,21 @@ def _row(work: Work, timing: Timing) -> dict[str, Any]:
             "GB_per_s": asdict(rate), "GB_per_cpu_s": work.n_bytes / 1e9 / cpu if cpu > 0 else None}
 
 
-def _stage_row(work: Work, timings: Mapping[str, Timing], limits: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """A stage, the limit that counts, and its share of it: of the storage the faster way to read, else the slowest."""
-    row = _row(work, timings[work.name])
-    storage = [limits[name] for name in work.limits if name.startswith("storage")]
-    others = [limits[name] for name in work.limits if not name.startswith("storage")]
-    bounds = ([max(storage, key=_rate)] if storage else []) + others
-    limit = min(bounds, key=_rate, default=None)
-    per_core = limit is not None and limit not in storage and row["GB_per_cpu_s"] and limit["GB_per_cpu_s"]
+def _stage_row(work: Work, timing: Timing, limits: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A stage, the slowest of its limits, and its share of that: of the runs beside it, where it is the one that ran there."""
+    row = _row(work, timing)
+    limit = min((limits[name] for name in work.limits), key=_rate, default=None)
+    share, per_core = None, None
+    if limit is not None:
+        ratio = timing.ratio if limit["name"] == work.limits[0] else None
+        scale = work.n_bytes / limit["bytes"]
+        share = Spread(**row["GB_per_s"]).times(1 / _rate(limit)) if ratio is None else ratio.wall.times(scale)
+        if limit["name"] != STORAGE and row["GB_per_cpu_s"] and limit["GB_per_cpu_s"]:       # waiting takes no core
+            per_core = row["GB_per_cpu_s"] / limit["GB_per_cpu_s"] if ratio is None else ratio.cpu.median * scale
     return {
-        **row, "frames_per_s": asdict(timings[work.name].wall.rate(work.frames)) if work.frames else None, "on_the_way": work.on_the_way,
+        **row, "frames_per_s": asdict(timing.wall.rate(work.frames)) if work.frames else None, "on_the_way": work.on_the_way,
         "limit": limit["name"] if limit else None, "limit_GB_per_s": _rate(limit) if limit else None,
-        "share": _rate(row) / _rate(limit) if limit else None,
-        "share_per_core": row["GB_per_cpu_s"] / limit["GB_per_cpu_s"] if limit is not None and per_core else None,
+        "share": asdict(share) if share else None, "share_per_core": per_core,
     }
 
 

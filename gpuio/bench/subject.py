@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class Work:
     n_bytes
         Packed bytes that it stands for; of copies, bytes copied; 0: its duration is the result.
     limits
-        Names of what it is set beside; the slowest of them counts.
+        Names of what it is set beside; the slowest of them counts. The first runs around it.
     on_the_way
         Whether the stream to float32 has this stage.
     frames
@@ -58,6 +58,10 @@ class Work:
     limits: tuple[str, ...] = ()
     on_the_way: bool = False
     frames: int = 0
+
+    def beside_limit(self) -> Candidate:
+        """The candidate, compared with the first of the limits."""
+        return replace(self.candidate, beside=self.limits[0] if self.limits else None)
 
 
 @dataclass(frozen=True)

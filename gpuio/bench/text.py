@@ -57,7 +57,7 @@ def limit_cells(row: Mapping[str, Any]) -> list[str]:
 def stage_cells(row: Mapping[str, Any]) -> list[str]:
     """A row of the table of stages."""
     frames = row["frames_per_s"]
-    return [row["name"], *_rates(row), f"{frames['median']:.0f}" if frames else "", row["limit"] or "", _percent(row["share"]),
+    return [row["name"], *_rates(row), f"{frames['median']:.0f}" if frames else "", row["limit"] or "", _share(row["share"]),
             _percent(row["share_per_core"])]
 
 
@@ -94,6 +94,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def _rates(row: Mapping[str, Any]) -> list[str]:
     rate, cpu = row["GB_per_s"], row["GB_per_cpu_s"]
     return [f"{rate['median']:.2f}", f"{rate['low']:.2f} to {rate['high']:.2f}", "" if cpu is None else f"{cpu:.2f}"]
+
+
+def _share(share: Mapping[str, float] | None) -> str:
+    return "" if share is None else f"{share['median']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
 
 
 def _percent(share: float | None) -> str:

@@ -13,8 +13,9 @@ from benchmarks import compare
 
 def bench(**shares: float | tuple[float, float | None] | None) -> dict[str, Any]:
     """A report of ``gpuio bench`` as far as it is looked at: by stage the share, or the share and that per core."""
-    rows = [{"name": name, "share": share[0] if isinstance(share, tuple) else share,
-             "share_per_core": share[1] if isinstance(share, tuple) else None} for name, share in shares.items()]
+    pairs = {name: share if isinstance(share, tuple) else (share, None) for name, share in shares.items()}
+    rows = [{"name": name, "share": share and {"median": share, "low": 0.01, "high": 9.0}, "share_per_core": per_core}
+            for name, (share, per_core) in pairs.items()]
     return {"schema": "gpuio-bench-1", "stages": rows, "data": {"format": "mib", "encoding": "mib_r12"}, "cache": {"asked": "warm"},
             "settings": {"device": "cpu"}}
 

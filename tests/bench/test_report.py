@@ -32,7 +32,7 @@ def measured(**request: Any) -> dict[str, Any]:
     for row in found["stages"]:
         if row["limit"] is not None:
             assert row["limit_GB_per_s"] == limits[row["limit"]]["GB_per_s"]["median"]
-            assert row["share"] == pytest.approx(row["GB_per_s"]["median"] / row["limit_GB_per_s"])
+            assert 0 < row["share"]["low"] <= row["share"]["median"] <= row["share"]["high"]
         if row["frames_per_s"] is not None and row["name"].startswith("stream"):
             assert row["frames_per_s"]["median"] * row["seconds"]["median"] == pytest.approx(found["data"]["frames"])
     way = {row["name"]: row["GB_per_s"]["median"] for row in found["stages"] if row["on_the_way"]}

@@ -41,6 +41,38 @@ def test_candidates_take_turns_and_the_first_round_does_not_count(monkeypatch: p
     assert found["b"].cpu == Spread(2.5, 1.75, 3.25)
 
 
+def test_what_is_compared_runs_between_two_runs_of_the_other_and_is_judged_by_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = 0.0, []
+    speed = 1.0         # of a machine that slows down with every run
+
+    def work(name: str, seconds: float, beside: str | None = None) -> Candidate:
+        def run() -> None:
+            nonlocal now, speed
+            calls.append(name)
+            now += seconds / speed
+            speed /= 1.5
+
+        return Candidate(run, beside=beside)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(timing.time, "process_time", lambda: now / 4)
+    candidates = {"limit": work("limit", 6), "a": work("a", 12, "limit"), "b": work("b", 3, "limit"), "other": work("other", 1)}
+    told: list[tuple[int, int]] = []
+    found = interleaved(candidates, 3, progress=lambda done, total, name: told.append((done, total)))
+    rounds = [" ".join(calls[i:i + 6]) for i in range(0, 24, 6)]
+    groups = {"limit a limit b limit", "limit b limit a limit"}
+    assert set(rounds) <= {f"{group} other" for group in groups} | {f"other {group}" for group in groups}
+    assert told == [(i, 24) for i in range(24)]
+    mean = (1 / 1.5 + 1.5) / 2          # of what ran a step sooner and a step later
+    for name, seconds in (("a", 12), ("b", 3)):
+        ratio = found[name].ratio
+        assert ratio is not None
+        for spread in (ratio.wall, ratio.cpu):
+            assert [spread.median, spread.low, spread.high] == pytest.approx([6 / seconds * mean] * 3)
+    assert found["limit"].ratio is None and found["other"].ratio is None
+    assert found["a"].wall.high > 2 * found["a"].wall.low, "alone it says little"
+
+
 def test_the_slow_quartile_of_a_duration_is_the_low_one_of_a_rate() -> None:
     assert Spread(2.0, 1.0, 4.0).rate(8.0) == Spread(4.0, 2.0, 8.0)
 
