@@ -7,14 +7,15 @@ numba is imported when the first decoder is made.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gpuio.conversion import ConvertingDecoder, bin_generally, is_native, repair_widened
-from gpuio.cpu_fallback._table import WIDE_MAPS, plan_walk
+from gpuio.cpu_fallback._table import CACHED_FRAME, WIDE_MAPS, plan_walk
 from gpuio.engine import PAGE, Add, Blocks, Decode, Entries, FrameAdder, FrameDecoder, HostOutput, Inflater, RepairTable, TransposeTable
 from gpuio.errors import BackendUnavailable
 from gpuio.extras import extra
@@ -37,11 +38,20 @@ ENCODINGS = {
 CACHE_LINE = 64
 
 
-def aligned(n_bytes: int, alignment: int) -> np.ndarray:
-    """uint8[n_bytes], not cleared, whose address is a multiple of `alignment`."""
-    room = np.empty(n_bytes + alignment, dtype=np.uint8)
+def aligned(n_bytes: int, alignment: int, make: Callable[..., np.ndarray] = np.empty) -> np.ndarray:
+    """uint8[n_bytes] as NumPy's function makes it, whose address is a multiple of `alignment`."""
+    room = make(n_bytes + alignment, dtype=np.uint8)
     start = -room.ctypes.data % alignment
     return room[start:start + n_bytes]
+
+
+def array(shape: tuple[int, ...], dtype: Any, make: Callable[..., np.ndarray]) -> np.ndarray:
+    """dtype[shape] as NumPy's function makes it. It starts at a cache line, so that vectors do not straddle two."""
+    dtype = np.dtype(dtype)
+    n_bytes = dtype.itemsize
+    for n in shape:
+        n_bytes *= n
+    return aligned(n_bytes, CACHE_LINE, make).view(dtype).reshape(shape)
 
 
 class CpuStaging:
@@ -78,15 +88,12 @@ class CpuEngine:
             raise BackendUnavailable("the CPU engine is not available: this host is big-endian; expected a little-endian one")
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array that is not cleared; it starts at a cache line, so that vectors do not straddle two."""
-        dtype = np.dtype(dtype)
-        n_bytes = dtype.itemsize
-        for n in shape:
-            n_bytes *= n
-        return aligned(n_bytes, CACHE_LINE).view(dtype).reshape(shape)
+        """An array that is not cleared; it starts at a cache line."""
+        return array(shape, dtype, np.empty)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return np.zeros(shape, dtype)
+        """The same, cleared."""
+        return array(shape, dtype, np.zeros)
 
     def upload(self, array: np.ndarray) -> np.ndarray:
         """The array itself."""
@@ -209,7 +216,13 @@ class CpuDecoder:
         kind = "" if not maps else maps[0].dtype.str[1:] + ("d" if self._dark is not None else "") + ("g" if self._gain is not None else "")
         self._walk = plan_walk(placements, encoding, unpacker.step, sum(m.nbytes for m in maps))
         walk = self._walk
-        self._loop = compile_variant(unpacker, _target(encoding.dtype, dtype), kind, walk.known_pixels, walk.known_repeats, walk.ahead)
+        # Addresses that tiles have to be multiples of to be stored past the cache.
+        self._unit = min(CACHE_LINE, unpacker.step * dtype.itemsize)
+        frame_bytes = frame_pixels * dtype.itemsize
+        self._past_cache = walk.past_cache and frame_bytes > CACHED_FRAME and frame_bytes % self._unit == 0
+        self._compiled = partial(compile_variant, unpacker, _target(encoding.dtype, dtype), kind, walk.known_pixels, walk.known_repeats,
+                                 walk.ahead)
+        self._compiled(past_cache=self._past_cache)
         self._dtype, self._frame_pixels, self._param = dtype, frame_pixels, encoding.param
 
     def bind(self, staged: Any, starts: np.ndarray, out: np.ndarray) -> Decode:
@@ -233,12 +246,13 @@ class CpuDecoder:
             src, allowed = staged.ctypes.data, allowed_starts(self._limits, staged.size)
 
         # Addresses are taken once: `array.ctypes.data` costs more than a call of the loop.
-        loop, walk, param, maps = self._loop, self._walk, self._param, (self._dark, self._gain)
+        walk, param, maps = self._walk, self._param, (self._dark, self._gain)
         dark, gain = (0 if m is None else m.ctypes.data for m in maps)
         table, entries, height, band, stripe = walk.table.ctypes.data, len(walk.table), walk.height, walk.band, walk.stripe
         limits, n_limits = allowed.ctypes.data, len(allowed)
         first_start, start_bytes = starts.ctypes.data, starts.strides[0]
         first_out, frame_bytes = out.ctypes.data, pixels * out.itemsize
+        loop = self._compiled(past_cache=self._past_cache and first_out % self._unit == 0)
 
         def decode(first: int, count: int, at: int = 0) -> None:
             if first < 0 or at < 0 or count < 0 or first + count > frames or at + count > depth:

@@ -190,10 +190,11 @@ def find(module: str, name: str, dtype: np.dtype) -> Unpacker:
     return unpacker(dtype)
 
 
-def variant_name(unpacker: Unpacker, target: str, maps: str, known_pixels: int, known_repeats: int, ahead: int) -> str:
+def variant_name(unpacker: Unpacker, target: str, maps: str, known_pixels: int, known_repeats: int, ahead: int, past_cache: bool) -> str:
     """All that machine code depends on: the variant and the sources it is made from."""
     module = type(unpacker).__module__.rpartition(".")[2]
-    return "_".join([module, unpacker.dtype.str[1:], target, maps or "none", f"{known_pixels}x{known_repeats}", str(ahead), digest(module)])
+    walk = [f"{known_pixels}x{known_repeats}", str(ahead), *["past"] * past_cache]
+    return "_".join([module, unpacker.dtype.str[1:], target, maps or "none", *walk, digest(module)])
 
 
 @functools.cache
@@ -205,24 +206,25 @@ def digest(*modules: str) -> str:
     return sources.hexdigest()[:12]
 
 
-def compile_variant(unpacker: Unpacker, target: str, maps: str, known_pixels: int = 0, known_repeats: int = 0, ahead: int = 0) -> Any:
+def compile_variant(unpacker: Unpacker, target: str, maps: str, known_pixels: int = 0, known_repeats: int = 0, ahead: int = 0, *,
+                    past_cache: bool = False) -> Any:
     """The loop as machine code: from this process, from disk, or compiled (about a second).
 
     Parameters
     ----------
-    target, maps, ahead
+    target, maps, ahead, past_cache
         As for `_step.make_step`.
     known_pixels, known_repeats
         Length of all runs, which begin at a group, and how often they repeat, to be compiled in; 0: unknown.
     """
-    name = variant_name(unpacker, target, maps, known_pixels, known_repeats, ahead)
+    name = variant_name(unpacker, target, maps, known_pixels, known_repeats, ahead, past_cache)
     with _lock:             # else threads that start together compile the same thing
         if name not in _compiled:
             own = {**globals(), "OUT_BYTES": size_of(KINDS[target]), "STEP": unpacker.step, "STEP_BYTES": unpacker.step_bytes,
                    "GROUP": unpacker.group_pixels, "KNOWN_PIXELS": known_pixels, "KNOWN_REPEATS": known_repeats,
                    "TOGETHER": CORRECTED_TOGETHER if maps and not known_pixels else 1}
             for backward_too, word in ((False, "forward"), (True, "backward")):
-                own[word] = make_step(unpacker, target, maps, backward_too, partial=False, ahead=ahead)
+                own[word] = make_step(unpacker, target, maps, backward_too, partial=False, ahead=ahead, past_cache=past_cache)
                 own[f"{word}_part"] = make_step(unpacker, target, maps, backward_too, partial=True)
             function = python_types.FunctionType(loop.__code__, own)
             function.__module__, function.__qualname__ = __name__, name

@@ -19,6 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gpuio.cpu_fallback import CACHE_LINE
 from gpuio.cpu_fallback._vectors import F32, F64, I8, I32, I64, LANES, Unpacker, const, shuffle, splat
 
 #: LLVM's types of output and maps, by NumPy's names. LLVM's integers have no sign.
@@ -101,13 +102,17 @@ def load(b: Any, address: Any, vector: Any, mask: Any) -> Any:
     return value
 
 
-def store(b: Any, value: Any, address: Any, mask: Any) -> None:
-    """The reverse of `load`."""
+def store(b: Any, value: Any, address: Any, mask: Any, past_cache: bool = False) -> None:
+    """The reverse of `load`. Past the cache only to addresses that are multiples of the vector's size, or of a cache line."""
     pointer = b.inttoptr(address, value.type.as_pointer())
     if mask is not None:
         call(b, f"llvm.masked.store.{suffix(value.type)}.p0", ir.VoidType(), value, pointer, I32(1), mask)
-    else:
-        b.store(value, pointer).align = 1
+        return
+    stored = b.store(value, pointer)
+    stored.align = 1
+    if past_cache:
+        stored.align = min(value.type.count * size_of(value.type.element), CACHE_LINE)
+        stored.set_metadata("nontemporal", b.module.add_metadata([I32(1)]))
 
 
 def load_constant(b: Any, table: Any, index: Any) -> Any:
@@ -125,7 +130,7 @@ def prefetch(b: Any, address: Any) -> None:
     b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(3), I32(1)])        # to be read, again, as data
 
 
-def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partial: bool, ahead: int = 0) -> Any:
+def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partial: bool, ahead: int = 0, past_cache: bool = False) -> Any:
     """The intrinsic ``step(src, starts, parts, frames, position, out, frame_pixels, dark, gain, low, high, param)``.
 
     A step of pixels of each of `frames` frames. Maps are read, and made as wide as the arithmetic is, once for all of them. Frame f is
@@ -143,6 +148,8 @@ def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partia
         Only pixels ``low <= k < high`` of the step are stored, and only the groups up to `high` are read.
     ahead
         Bytes behind those of the step that are fetched into the cache; 0: none.
+    past_cache
+        Pixels are stored past the cache; positions have to be multiples of a step, `out` and frames in it also, or of a cache line.
     """
     source, element = unpacker.dtype, KINDS[target]
     both = maps.endswith("dg")
@@ -191,7 +198,7 @@ def make_step(unpacker: Unpacker, target: str, maps: str, backward: bool, partia
                         v = shuffle(b, v, range(lanes)[::-1])
                     if maps:
                         v = correct(b, v, dark_v, gain_v, element)
-                    store(b, v, b.add(to, b.mul(lowest, I64(size_of(element)))), mask)
+                    store(b, v, b.add(to, b.mul(lowest, I64(size_of(element)))), mask, past_cache)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 12), emit
