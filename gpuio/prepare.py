@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.engine import Blocks, Entries, RepairTable, TransposeTable
+from gpuio.kept import kept
 from gpuio.layout import (
     PART,
     PIXELS,
@@ -35,6 +36,7 @@ from gpuio.layout import (
 _FARTHEST = 1 << 60
 
 
+@kept
 def check_placements(encoding: Encoding, placements: np.ndarray, frame_pixels: int) -> np.ndarray:
     """Check a placement table against the frame.
 

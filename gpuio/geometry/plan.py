@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpuio.kept import kept
 from gpuio.layout import (
     PART,
     PIXELS,
@@ -159,6 +160,7 @@ def _ascending(block: np.ndarray, file: np.ndarray, low: np.ndarray) -> bool:
     return bool((later_block | later_file | ((file[1:] == file[:-1]) & (low[1:] >= low[:-1]))).all())
 
 
+@kept
 def clip(placements: np.ndarray, encoding: Encoding, sig_shape: tuple[int, ...],
          origin: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray | None:
     """Placements that produce only a box of the detector, with positions counted in the box.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from gpuio.cpu_fallback import CpuEngine, _table
+from gpuio import cpu_fallback
+from gpuio.cpu_fallback import CpuEngine, _driver, _table
 from gpuio.cpu_fallback._driver import CORRECTED_TOGETHER
 from gpuio.cpu_fallback._table import AHEAD, AHEAD_STEP, STREAMS, plan_walk
 from gpuio.layout import Encoding, Piece, placement_table
@@ -37,9 +40,8 @@ def test_longer_runs_and_cut_ones_stay_together() -> None:
     assert len(plan_walk(cut, UINT12, 16, 0).table) == 2
 
 
-@pytest.mark.parametrize("repeats", [1, 4, 5, 8, 12, 16])
-@pytest.mark.parametrize("rows", [1, 13])
-def test_pixels_are_those_before_packing(repeats: int, rows: int) -> None:
+def packed(repeats: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three frames of `blocks`; their bytes, with others before and between; where each starts."""
     rng = np.random.default_rng(repeats)
     frames = rng.integers(0, 4096, (3, 2 * rows, repeats * 16)).astype("u2")
     staged, starts = bytearray(rng.bytes(5)), []
@@ -48,12 +50,46 @@ def test_pixels_are_those_before_packing(repeats: int, rows: int) -> None:
         for half in (frame[:rows], frame[rows:]):
             for k in reversed(range(repeats)):
                 staged += pack_uint12_le(np.ascontiguousarray(half[:, 16 * k:16 * k + 16]).ravel())[0].tobytes() + rng.bytes(7)
-    pixels = frames[0].size
+    return frames.reshape(3, -1), np.frombuffer(bytes(staged), "u1"), np.array(starts)
+
+
+@pytest.mark.parametrize("repeats", [1, 4, 5, 8, 12, 16])
+@pytest.mark.parametrize("rows", [1, 13])
+def test_pixels_are_those_before_packing(repeats: int, rows: int) -> None:
+    frames, staged, starts = packed(repeats, rows)
     for dtype in ("u2", "f4"):
-        out = np.full((3, pixels), 9, dtype)
-        CpuEngine().decoder(UINT12, placement_table(blocks(repeats, rows)), pixels, dtype).bind(
-            np.frombuffer(bytes(staged), "u1"), np.array(starts), out)(0, 3)
-        np.testing.assert_array_equal(out, frames.reshape(3, -1))
+        out = np.full(frames.shape, 9, dtype)
+        CpuEngine().decoder(UINT12, placement_table(blocks(repeats, rows)), frames.shape[1], dtype).bind(staged, starts, out)(0, 3)
+        np.testing.assert_array_equal(out, frames)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "f4 dark", "f4 dark gain"])
+@pytest.mark.parametrize("shift", [0, 8])
+@pytest.mark.parametrize(("repeats", "rows", "fits"), [(4, 13, True), (16, 2, True), (5, 1, True), (1, 4, False)])
+def test_large_frames_are_stored_past_the_cache_where_they_begin_at_its_lines(
+        monkeypatch: pytest.MonkeyPatch, dtype: str, shift: int, repeats: int, rows: int, fits: bool) -> None:
+    chosen: list[bool] = []
+    compile_variant = _driver.compile_variant
+
+    def spy(*args: Any, past_cache: bool) -> Any:
+        chosen.append(past_cache)
+        return compile_variant(*args, past_cache=past_cache)
+
+    monkeypatch.setattr(cpu_fallback, "CACHED_FRAME", 0)
+    monkeypatch.setattr(_driver, "compile_variant", spy)
+    frames, staged, starts = packed(repeats, rows)
+    rng, pixels = np.random.default_rng(3), frames.shape[1]
+    target, *words = dtype.split()
+    maps = {word: rng.normal(3, 1, pixels).astype("f4") for word in words}
+    room = np.full(3 * pixels * np.dtype(target).itemsize + 64, 9, "u1")
+    begin = -room.ctypes.data % 64 + shift
+    out = room[begin:begin + room.size - 64].view(target).reshape(3, pixels)
+    CpuEngine().decoder(UINT12, placement_table(blocks(repeats, rows)), pixels, target, **maps).bind(staged, starts, out)(0, 3)
+    expected = frames.astype("f8") - maps.get("dark", 0)
+    if "gain" in maps:
+        expected *= maps["gain"]
+    np.testing.assert_array_equal(out, frames.astype("u1") if target == "u1" else expected.astype(target))
+    assert chosen[-1] is (fits and shift == 0)
 
 
 def shared_rows(height: int, widths: tuple[int, ...], gap: int = 3) -> tuple[tuple[Piece, ...], int, int]:
