@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuio.engine import cpu_vendor
-from gpuio.kept import kept
 from gpuio.layout import PART, PIXELS, POS, REP_POS, REP_SRC, REPEATS, REVERSED, ROW_POS, ROW_SRC, ROWS, SKIPPED, SRC, Encoding
 
 #: Bytes to fetch ahead where runs are short: the processor's own reading ahead loses their track (measured: FRMS6 +30 % from mapped files).
@@ -71,7 +70,6 @@ class Walk:
     past_cache: bool
 
 
-@kept
 def plan_walk(table: np.ndarray, encoding: Encoding, step: int, map_bytes: int) -> Walk:
     """Choose the walk for a checked table.
 
