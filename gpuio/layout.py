@@ -144,18 +144,16 @@ def spans(placements: np.ndarray, encoding: Encoding, n_parts: int) -> np.ndarra
 
     A part that nothing is taken from has an empty span.
     """
-    result = np.zeros((n_parts, 2), dtype=np.int64)
-    groups = -(-(placements[:, SKIPPED] + placements[:, PIXELS]) // encoding.group_pixels)
-    row_reach = (placements[:, ROWS] - 1) * placements[:, ROW_SRC]
-    rep_reach = (placements[:, REPEATS] - 1) * placements[:, REP_SRC]
-    low = placements[:, SRC] + np.minimum(row_reach, 0) + np.minimum(rep_reach, 0) + min(encoding.param, 0)
-    high = (placements[:, SRC] + np.maximum(row_reach, 0) + np.maximum(rep_reach, 0)
-            + groups * encoding.group_bytes + max(encoding.param, 0))
-    for part in range(n_parts):
-        mine = placements[:, PART] == part
-        if mine.any():
-            result[part] = low[mine].min(), high[mine].max()
-    return result
+    found: dict[int, tuple[int, int]] = {}
+    before, behind = min(encoding.param, 0), max(encoding.param, 0)
+    for src, _, repeats, rep_src, _, rows, row_src, _, pixels, skipped, _, part in placements.tolist():
+        row_reach, rep_reach = (rows - 1) * row_src, (repeats - 1) * rep_src
+        groups = -(-(skipped + pixels) // encoding.group_pixels)
+        low = src + min(row_reach, 0) + min(rep_reach, 0) + before
+        high = src + max(row_reach, 0) + max(rep_reach, 0) + groups * encoding.group_bytes + behind
+        first, last = found.get(part, (low, high))
+        found[part] = min(first, low), max(last, high)
+    return np.array([found.get(part, (0, 0)) for part in range(n_parts)], dtype=np.int64).reshape(n_parts, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +301,20 @@ class Layout:
         table.flags.writeable = False
         return table
 
+    @cached_property
+    def spans(self) -> np.ndarray:
+        """`spans` of `placements`: int64[parts, 2], not to be written to."""
+        found = spans(self.placements, self.encoding, len(self.parts))
+        found.flags.writeable = False
+        return found
+
+    def spans_of(self, placements: np.ndarray) -> np.ndarray:
+        """`spans` of a table, which may be that of this layout: int64[parts, 2], not to be written to."""
+        return self.spans if placements is self.placements else spans(placements, self.encoding, len(self.parts))
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be made from the rest."""
-        return {name: value for name, value in self.__dict__.items() if name != "placements"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("placements", "spans")}
 
     def present(self, frames: np.ndarray) -> np.ndarray:
         """Which file frames lie in a file, at least in part: bool[n]. Those in the holes of a series do not."""

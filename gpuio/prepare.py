@@ -12,25 +12,7 @@ import numpy as np
 
 from gpuio.engine import Blocks, Entries, RepairTable, TransposeTable
 from gpuio.kept import kept
-from gpuio.layout import (
-    PART,
-    PIXELS,
-    PLACEMENT_COLUMNS,
-    POS,
-    REP_POS,
-    REP_SRC,
-    REPEATS,
-    REVERSED,
-    ROW_POS,
-    ROW_SRC,
-    ROWS,
-    SKIPPED,
-    SRC,
-    Encoding,
-    Piece,
-    placement_table,
-    spans,
-)
+from gpuio.layout import PART, PIXELS, PLACEMENT_COLUMNS, REPEATS, ROWS, Encoding, Piece, placement_table, spans
 
 #: Byte and pixel distances in a table must stay below this, so that no sum of them leaves int64.
 _FARTHEST = 1 << 60
@@ -61,33 +43,38 @@ def check_placements(encoding: Encoding, placements: np.ndarray, frame_pixels: i
         raise ValueError(f"placements are {table.dtype}{list(table.shape)}; expected int64[entries, {len(PLACEMENT_COLUMNS)}]")
     if not len(table):
         return np.zeros((1, 2), dtype=np.int64)
-    group_bytes, group_pixels = encoding.group_bytes, encoding.group_pixels
-    pixels, rows, repeats, skipped = (table[:, column] for column in (PIXELS, ROWS, REPEATS, SKIPPED))
-    _refuse(table, (pixels < 1) | (rows < 1) | (repeats < 1), "has no pixels, rows or repeats")
-    _refuse(table, (skipped < 0) | (skipped >= group_pixels), f"skips pixels beyond its first group of {group_pixels}")
-    _refuse(table, (table[:, REVERSED] & ~1) != 0, "has a flag `reversed` that is neither 0 nor 1")
-    _refuse(table, (table[:, PART] < 0) | (table[:, PART] > 255), "belongs to a part that is not in 0 ... 255")
-
-    # In float64 first: it cannot wrap around, and is exact enough to tell the absurd from the possible.
-    size = np.abs(table.astype(np.float64))
-    far = np.maximum.reduce([
-        size[:, SRC] + size[:, ROWS] * size[:, ROW_SRC] + size[:, REPEATS] * size[:, REP_SRC]
-        + (size[:, PIXELS] + group_pixels) * group_bytes + abs(encoding.param),
-        size[:, POS] + size[:, ROWS] * size[:, ROW_POS] + size[:, REPEATS] * size[:, REP_POS] + size[:, PIXELS],
-        size[:, ROWS] * size[:, REPEATS] * size[:, PIXELS],
-    ])
-    _refuse(table, far >= _FARTHEST, "has distances that no file can have")
-
-    run = np.where(table[:, REVERSED] == 1, 1 - pixels, pixels - 1)
-    row, repeat = (rows - 1) * table[:, ROW_POS], (repeats - 1) * table[:, REP_POS]
-    first = table[:, POS] + np.minimum(run, 0) + np.minimum(row, 0) + np.minimum(repeat, 0)
-    last = table[:, POS] + np.maximum(run, 0) + np.maximum(row, 0) + np.maximum(repeat, 0)
-    _refuse(table, (first < 0) | (last >= frame_pixels), f"reaches outside of the frame of {frame_pixels} pixels")
-    total = float((size[:, ROWS] * size[:, REPEATS] * size[:, PIXELS]).sum())
+    total = parts = 0
+    for at, row in enumerate(table.tolist()):
+        why = _against(row, encoding, frame_pixels)
+        if why is not None:
+            entry = ", ".join(f"{name}={value}" for name, value in zip(PLACEMENT_COLUMNS, row, strict=True))
+            raise ValueError(f"placement {at} {why}: {entry}")
+        total += row[ROWS] * row[REPEATS] * row[PIXELS]
+        parts = max(parts, row[PART] + 1)
     if total > frame_pixels:
-        raise ValueError(f"placements name {total:.0f} pixels; expected at most the {frame_pixels} of the frame, each once")
+        raise ValueError(f"placements name {total} pixels; expected at most the {frame_pixels} of the frame, each once")
+    return spans(table, encoding, parts)
 
-    return spans(table, encoding, int(table[:, PART].max()) + 1)
+
+def _against(row: list[int], encoding: Encoding, frame_pixels: int) -> str | None:
+    """What is wrong with a placement; None if nothing is. Python's integers cannot wrap around."""
+    src, pos, repeats, rep_src, rep_pos, rows, row_src, row_pos, pixels, skipped, flip, part = row
+    if pixels < 1 or rows < 1 or repeats < 1:
+        return "has no pixels, rows or repeats"
+    if not 0 <= skipped < encoding.group_pixels:
+        return f"skips pixels beyond its first group of {encoding.group_pixels}"
+    if flip not in (0, 1):
+        return "has a flag `reversed` that is neither 0 nor 1"
+    if not 0 <= part <= 255:
+        return "belongs to a part that is not in 0 ... 255"
+    run_bytes = (pixels + encoding.group_pixels) * encoding.group_bytes + abs(encoding.param)
+    if max(abs(src) + rows * abs(row_src) + repeats * abs(rep_src) + run_bytes,
+           abs(pos) + rows * abs(row_pos) + repeats * abs(rep_pos) + pixels, rows * repeats * pixels) >= _FARTHEST:
+        return "has distances that no file can have"
+    steps = (1 - pixels if flip else pixels - 1, (rows - 1) * row_pos, (repeats - 1) * rep_pos)
+    if pos + sum(min(step, 0) for step in steps) < 0 or pos + sum(max(step, 0) for step in steps) >= frame_pixels:
+        return f"reaches outside of the frame of {frame_pixels} pixels"
+    return None
 
 
 def allowed_starts(limits: np.ndarray, size: int) -> np.ndarray:
@@ -228,13 +215,6 @@ def check_scatter(staged: Any, out: Any, entries: Entries) -> None:
 def _is_narrow(m: np.ndarray) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         return bool((m == m.astype(np.float32)).all())
-
-
-def _refuse(table: np.ndarray, bad: np.ndarray, why: str) -> None:
-    if bad.any():
-        at = int(np.argmax(bad))
-        entry = ", ".join(f"{name}={value}" for name, value in zip(PLACEMENT_COLUMNS, table[at].tolist(), strict=True))
-        raise ValueError(f"placement {at} {why}: {entry}")
 
 
 def check_bin(frames: Any, out: Any, blocks: Blocks) -> int:

@@ -6,6 +6,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gpuio.geometry.chunks import block_edges as chunk_block_edges
 from gpuio.geometry.chunks import group_edges, room_of_row, rows_between
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT
 from gpuio.io.gather import PIECE_BYTES, PIECES
-from gpuio.layout import Layout, of_numbers, spans
+from gpuio.layout import Layout, of_numbers
 
 #: Output of a tile where other threads decode: handing one over costs some 25 us, most of them with the interpreter's lock held,
 #: so a tile has to be worth it. Measured with two threads on AMD EPYC: 4 MiB take two thirds of the time of 1 MiB; 8 MiB leave the cache.
@@ -96,7 +97,12 @@ def _is_row_by_row(layout: Layout) -> bool:
 
 def frame_bytes(layout: Layout) -> int:
     """Bytes of a frame in its files, from the first to the last that pixels lie in."""
-    return int(np.diff(spans(layout.placements, layout.encoding, len(layout.parts))).sum())
+    return sum(_lengths(layout.spans))
+
+
+def _lengths(spans: np.ndarray) -> list[int]:
+    """Bytes from the first to the last of each part."""
+    return [stop - first for first, stop in spans.tolist()]
 
 
 def output_dtype(native: np.dtype, dtype: Any, corrections: CorrectionSet | None) -> np.dtype:
@@ -128,12 +134,12 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     memory = wishes.memory if memory is None else memory
     budget = parse_bytes(memory)
     on_device = engine.name != "cpu"
-    frame_out = max(int(np.prod(cut.box.shape)) for cut in cuts) * dtype.itemsize
+    frame_out = max(prod(cut.box.shape) for cut in cuts) * dtype.itemsize
     each, scratch = _scratch(cuts, budget, threads, on_device)
     budget -= scratch
     parts = max(1, len(layout.parts))
-    needed = np.diff(spans(placements, layout.encoding, len(layout.parts)))[:, 0]       # bytes of a frame, for each part
-    span = int(needed.sum()) if layout.parts else layout.sig_size * layout.dtype.itemsize
+    needed = _lengths(layout.spans_of(placements))       # bytes of a frame, for each part
+    span = sum(needed) if layout.parts else layout.sig_size * layout.dtype.itemsize
     gap, between = _gap(layout, frames, needed)
     mapped = backend.gives_views and not on_device and not layout.is_gathered
     frame_staged = span + between + (2 * backend.alignment * parts if backend.alignment > 1 else 0)
@@ -266,17 +272,22 @@ def stream_blocks(layout: Layout, frames: np.ndarray, tiles: np.ndarray, sizes: 
     return chunk_block_edges(layout.chunks.rows_of(frames), sizes.block_rows, tiles if whole_tiles else None)
 
 
-def _gap(layout: Layout, frames: np.ndarray, needed: np.ndarray) -> tuple[int, int]:
-    """Widest gap to read along, and the bytes between frames that this costs at most for each; `needed` is int64[parts]."""
+def _gap(layout: Layout, frames: np.ndarray, needed: Sequence[int]) -> tuple[int, int]:
+    """Widest gap to read along, and the bytes between frames that this costs at most for each; `needed` has one entry a part."""
     if not layout.parts:
         return 0, 0
-    headers = np.array([part[0].frame_header + part[0].frame_footer for part in layout.parts], dtype=np.int64)
-    if len(frames) > 1 and not bool((np.diff(frames) == 1).all()):
-        gap = int(max(min(MERGE_GAP, needed.sum()), headers.max()))     # scattered frames: never read more than twice what is needed
-        return gap, gap * int((needed > 0).sum())
-    between = np.diff(spans(layout.placements, layout.encoding, len(layout.parts)))[:, 0] - needed + headers
-    gap = int(max(MERGE_GAP, headers.max()))
-    return gap, int(between[(needed > 0) & (between <= gap)].sum())
+    headers = [part[0].frame_header + part[0].frame_footer for part in layout.parts]
+    if len(frames) > 1 and not _is_run(frames):
+        gap = max(min(MERGE_GAP, sum(needed)), *headers)        # scattered frames: never read more than twice what is needed
+        return gap, gap * sum(n > 0 for n in needed)
+    gap = max(MERGE_GAP, *headers)
+    between = [whole - n + header for whole, n, header in zip(_lengths(layout.spans), needed, headers, strict=True)]
+    return gap, sum(rest for n, rest in zip(needed, between, strict=True) if n > 0 and rest <= gap)
+
+
+def _is_run(numbers: np.ndarray) -> bool:
+    """Whether each number is one more than the one before."""
+    return bool((numbers[1:] - numbers[:-1] == 1).all())
 
 
 def name_of(layout: Layout) -> str:
@@ -285,16 +296,21 @@ def name_of(layout: Layout) -> str:
 
 
 def tile_edges(nav: np.ndarray, depth: int) -> np.ndarray:
-    """Boundaries of tiles of at most `depth` frames that do not cross a jump of `nav`: int64[n_tiles + 1]."""
+    """Boundaries of tiles of at most `depth` frames that do not cross a jump of `nav`, which ascends: int64[n_tiles + 1]."""
     n = len(nav)
     if n == 0:
         return np.zeros(1, dtype=np.int64)
-    runs = np.concatenate(([0], np.flatnonzero(np.diff(nav) != 1) + 1, [n])).astype(np.int64)
-    return _split(runs, depth)
+    if nav[-1] - nav[0] == n - 1:
+        return _split(np.array((0, n), dtype=np.int64), depth)
+    return _split(np.concatenate(([0], np.flatnonzero(np.diff(nav) != 1) + 1, [n])).astype(np.int64), depth)
 
 
 def _split(edges: np.ndarray, size: int) -> np.ndarray:
     """`edges` with further ones, so that no interval is longer than `size`."""
+    if len(edges) == 2:
+        split = np.arange(edges[0], edges[1] + size, size, dtype=np.int64)
+        split[-1] = edges[1]
+        return split
     counts = -(-np.diff(edges) // size)
     first = np.repeat(edges[:-1], counts)
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
