@@ -26,7 +26,6 @@ from gpuio.layout import (
     SRC,
     Encoding,
     Layout,
-    spans,
 )
 
 #: Bytes between two frames that are read along rather than skipped: copying them costs about as much as a further request.
@@ -93,23 +92,19 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
         Extents of a file whose distance is at most this are read as one.
     """
     n, n_parts = len(frames), len(layout.parts)
-    span = spans(placements, layout.encoding, n_parts)
+    span = layout.spans_of(placements)
     needed = span[:, 1] - span[:, 0]
-    file = np.empty((n, n_parts), dtype=np.int64)
-    origin = np.empty((n, n_parts), dtype=np.int64)
-    for part, (fileset, numbers) in enumerate(zip(layout.parts, layout.numbered_files()[1], strict=True)):
-        where, origin[:, part] = fileset.locate(frames)
-        file[:, part] = np.where(where < 0, -1, numbers[where])
+    file, origin = _located(layout, frames)
     there = file >= 0
-    if not there.any(axis=1).all():
+    complete = bool(there.all())
+    if not complete and not there.any(axis=1).all():
         raise ValueError("blank frames cannot be planned; the caller leaves them out")
-    missing = ~there & (needed > 0)
-    block = np.repeat(np.arange(len(blocks) - 1, dtype=np.int64), np.diff(blocks))
+    read = there & (needed > 0)
+    missing = None if complete else ~there & (needed > 0)
+    block = np.repeat(np.arange(len(blocks) - 1, dtype=np.int64), blocks[1:] - blocks[:-1])
 
-    key_block, key_file = np.repeat(block, n_parts), file.ravel()
-    low = (origin + span[:, 0]).ravel()
-    high = (origin + span[:, 1]).ravel()
-    read = (there & (needed > 0)).ravel()
+    key_block, key_file = block if n_parts == 1 else np.repeat(block, n_parts), file.ravel()
+    low, high = (origin + span[:, 0]).ravel(), (origin + span[:, 1]).ravel()
     some = None if read.all() else np.flatnonzero(read)
     if some is not None:
         key_block, key_file, low, high = key_block[some], key_file[some], low[some], high[some]
@@ -119,15 +114,16 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
         key_block, key_file, low, high = key_block[order], key_file[order], low[order], high[order]
 
     opens = np.ones(len(low), dtype=bool)       # a new extent opens where block or file change, or the gap is too wide
-    if len(low):
-        opens[1:] = ((key_block[1:] != key_block[:-1]) | (key_file[1:] != key_file[:-1]) | (low[1:] - high[:-1] > gap))
+    opens[1:] = (key_block[1:] != key_block[:-1]) | (key_file[1:] != key_file[:-1]) | (low[1:] - high[:-1] > gap)
     first = np.flatnonzero(opens)
-    offset = low[first] // alignment * alignment
-    size = -(-np.maximum.reduceat(high, first) // alignment) * alignment - offset if len(low) else offset
-    extent_block = key_block[first]
+    offset, stop = low[first], np.maximum.reduceat(high, first) if len(low) else low
+    if alignment > 1:
+        offset, stop = offset // alignment * alignment, -(-stop // alignment) * alignment
+    size, extent_block = stop - offset, key_block[first]
 
     room = -(-size // max(alignment, STAGING_ALIGNMENT)) * max(alignment, STAGING_ALIGNMENT)
-    before = np.concatenate(([0], np.cumsum(room)))
+    before = np.zeros(len(room) + 1, dtype=np.int64)
+    np.cumsum(room, out=before[1:])
     extent_starts = np.searchsorted(extent_block, np.arange(len(blocks)))
     at = before[:-1] - before[extent_starts[extent_block]]
     staging = before[extent_starts[1:]] - before[extent_starts[:-1]]
@@ -137,27 +133,43 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
         unsorted = np.empty_like(extent_of)
         unsorted[order] = extent_of
         extent_of = unsorted
+    shift = at - offset
     if some is None:
-        starts = origin.ravel() - offset[extent_of] + at[extent_of]
+        starts = origin.ravel() + shift[extent_of]
     else:
         starts = np.zeros(n * n_parts, dtype=np.int64)
-        starts[some] = origin.ravel()[some] - offset[extent_of] + at[extent_of]
+        starts[some] = origin.ravel()[some] + shift[extent_of]
         known, extent_of = extent_of, np.repeat(extent_starts[block], n_parts)
         extent_of[some] = known
+    extents = np.empty((len(first), 4), dtype=np.int64)
+    extents[:, 0], extents[:, 1], extents[:, 2], extents[:, 3] = key_file[first], offset, size, at
     return Plan(
-        blocks=blocks, extents=np.stack((key_file[first], offset, size, at), axis=1), extent_starts=extent_starts,
-        starts=np.ascontiguousarray(starts.reshape(n, n_parts)), extent_of=extent_of.reshape(n, n_parts),
-        staging_bytes=int(staging.max(initial=0)), needed_bytes=int((there @ needed).sum()), missing=missing if missing.any() else None,
+        blocks=blocks, extents=extents, extent_starts=extent_starts, starts=starts.reshape(n, n_parts),
+        extent_of=extent_of.reshape(n, n_parts), staging_bytes=int(staging.max(initial=0)),
+        needed_bytes=int(needed.sum()) * n if complete else int((there @ needed).sum()),
+        missing=missing if missing is not None and missing.any() else None,
     )
+
+
+def _located(layout: Layout, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """File of each part of frames, numbered as `Layout.numbered_files` says, and the first byte in it: two int64[frames, parts]; -1 for
+    the file of a part that a frame lacks.
+    """
+    if len(layout.parts) == 1:
+        where, origin = layout.parts[0].locate(frames)
+        return where[:, None], origin[:, None]
+    file = np.empty((len(frames), len(layout.parts)), dtype=np.int64)
+    origins = np.empty_like(file)
+    for part, (fileset, numbers) in enumerate(zip(layout.parts, layout.numbered_files()[1], strict=True)):
+        where, origins[:, part] = fileset.locate(frames)
+        file[:, part] = np.where(where < 0, -1, numbers[where])
+    return file, origins
 
 
 def _ascending(block: np.ndarray, file: np.ndarray, low: np.ndarray) -> bool:
     """Whether entries are already in the order (block, file, offset), as they are for every plain selection."""
-    if len(low) < 2:
-        return True
-    later_block = block[1:] > block[:-1]
-    later_file = file[1:] > file[:-1]
-    return bool((later_block | later_file | ((file[1:] == file[:-1]) & (low[1:] >= low[:-1]))).all())
+    follows = (file[1:] == file[:-1]) & (low[1:] >= low[:-1])
+    return bool(follows.all()) or bool((follows | (block[1:] > block[:-1]) | (file[1:] > file[:-1])).all())
 
 
 @kept
