@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from gpuio.shape import Shape, Slice
 CPU_TILE_BYTES = 2 << 20 if cpu_vendor() == "AuthenticAMD" else 512 << 10
 #: Decoded frames on a device that a box is cut from, or that are binned, at a time.
 DEVICE_SCRATCH_BYTES = 32 << 20
+#: Decoders without maps to keep with a layout, so that reading one frame or a few does not take longer to prepare than to do.
+KEPT_DECODERS = 8
 #: Decoders to keep for frames that lack parts, one for each set of parts; each may hold dark and gain maps.
 PARTIAL_DECODERS = 8
 
@@ -91,7 +95,7 @@ class Cut:
     @property
     def scratch_frame_bytes(self) -> int:
         """Bytes of a frame that is decoded to be cropped or summed; 0 if frames are decoded to where they are wanted."""
-        return int(np.prod(self.area.shape)) * self.stored.itemsize if self.crops or self.blocks is not None else 0
+        return prod(self.area.shape) * self.stored.itemsize if self.crops or self.blocks is not None else 0
 
     def placements(self, layout: Layout) -> np.ndarray:
         """What is taken from a frame: int64[entries, 12]."""
@@ -118,10 +122,10 @@ class BoxDecoder:
     def __init__(self, layout: Layout, engine: Engine, cut: Cut, placements: np.ndarray, dtype: np.dtype,
                  corrections: CorrectionSet | None, scratch_bytes: int) -> None:
         self.box, self._cut, self._engine, self._layout, self.dtype = cut.box, cut, engine, layout, dtype
-        self.pixels = int(np.prod(cut.box.shape))
+        self.pixels = prod(cut.box.shape)
         self._corrected = corrections is not None and corrections.have_corrections()
         area, self._scratch_bytes = cut.area, scratch_bytes
-        self._area_pixels = int(np.prod(area.shape))
+        self._area_pixels = prod(area.shape)
         dark = gain = None
         self._repair: RepairTable | None = None
         if corrections is not None and self._corrected:
@@ -135,13 +139,31 @@ class BoxDecoder:
         self._clear = int(placements[:, PIXELS] @ (placements[:, REPEATS] * placements[:, ROWS])) < self._area_pixels
         self._make = lambda table: engine.decoder(layout.encoding, table, self._area_pixels, cut.stored, dark=dark, gain=gain)
         self._placements = placements
-        self._decoder = self._make(placements)
         self._partial: dict[bytes, Any] = {}        # decoders for frames that lack parts
         self._local = threading.local()             # scratch: threads that decode at the same time need their own
 
-    def is_view(self, dtype: np.dtype) -> bool:
+    def prepare(self) -> None:
+        """Make ready to decode, which the first frame does otherwise; where all are views, none is decoded."""
+        _ = self._decoder
+
+    @cached_property
+    def _decoder(self) -> Any:
+        """Of frames that lack no part; without maps, all streams of the layout share it."""
+        kept, area = self._layout.decoders, self._cut.area
+        key = self._engine.name, area.origin, area.shape, self._cut.stored
+        decoder = None if self._corrected else kept.get(key)
+        if decoder is None:
+            decoder = self._make(self._placements)
+            if not self._corrected:
+                if len(kept) >= KEPT_DECODERS:
+                    kept.clear()
+                kept[key] = decoder
+        return decoder
+
+    @property
+    def is_view(self) -> bool:
         """Whether stored frames are already what is wanted, so that a mapped file can be handed out as it is."""
-        cut = self._cut
+        cut, dtype = self._cut, self.dtype
         if not (self._engine.name == "cpu" and cut.target.shape == self._layout.sig_shape and cut.blocks is None and not self._corrected
                 and self._layout.encoding.name == "plain" and dtype == self._layout.dtype and dtype.kind != "b"
                 and len(self._layout.pieces) == 1):

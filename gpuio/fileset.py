@@ -238,6 +238,19 @@ class FileSet:
         stride = self._column("stride")
         return self._column("file_header") + self._column("frame_header") - self._ranges[0] * stride, stride
 
+    @cached_property
+    def _has_holes(self) -> bool:
+        """Whether frames between the first and the last are in no file."""
+        start, end = self._ranges
+        return bool((start[1:] != end[:-1]).any())
+
+    def holds(self, frames: np.ndarray) -> np.ndarray:
+        """Which of these frames, int64[n], are in a file: bool[n]."""
+        if self._has_holes:
+            return self.locate(frames)[0] >= 0
+        start, end = self._ranges
+        return np.asarray((frames >= start[0]) & (frames < end[-1]))
+
     def locate(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find frames.
 

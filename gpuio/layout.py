@@ -312,17 +312,22 @@ class Layout:
         """`spans` of a table, which may be that of this layout: int64[parts, 2], not to be written to."""
         return self.spans if placements is self.placements else spans(placements, self.encoding, len(self.parts))
 
+    @cached_property
+    def decoders(self) -> dict[Any, Any]:
+        """Where `gpuio.boxes` keeps decoders of this layout, for as long as the layout is used."""
+        return {}
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be made from the rest."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("placements", "spans")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("placements", "spans", "decoders")}
 
     def present(self, frames: np.ndarray) -> np.ndarray:
         """Which file frames lie in a file, at least in part: bool[n]. Those in the holes of a series do not."""
         if not self.parts:
             return np.ones(len(frames), dtype=bool)
-        found = np.zeros(len(frames), dtype=bool)
-        for part in self.parts:
-            found |= part.locate(frames)[0] >= 0
+        found = self.parts[0].holds(frames)
+        for part in self.parts[1:]:
+            found |= part.holds(frames)
         return found
 
     @property

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import accumulate, islice
+from operator import mul
 from typing import Any, TypeVar
 
 import numpy as np
@@ -98,7 +99,9 @@ def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frame
     edges = tile_edges(nav, sizes.depth)
     decoders = [BoxDecoder(layout, engine, cut, rows, dtype, corrections, sizes.scratch_bytes)
                 for cut, rows in zip(cuts, placements, strict=True)]
-    views = views and len(cuts) == 1 and decoders[0].is_view(dtype)
+    views = views and len(cuts) == 1 and decoders[0].is_view
+    for decoder in decoders if not views else ():
+        decoder.prepare()
     threads = 0 if views or engine.name != "cpu" else threads       # a device decodes in the background by itself
     reader = open_blocks(layout, engine, backend, frames, stream_blocks(layout, frames, edges, sizes, len(cuts) > 1), table, sizes,
                          deferred=threads > 0 and not sizes.read_threads)
@@ -307,17 +310,10 @@ def _view(block: Block, start: int, end: int, decoder: BoxDecoder) -> np.ndarray
     if found is None:
         return None
     memory, at = found
-    shape, dtype = decoder.box.shape, decoder.dtype
-    frame_bytes = decoder.pixels * dtype.itemsize
+    shape, itemsize = decoder.box.shape, decoder.dtype.itemsize
+    frame_bytes = decoder.pixels * itemsize
     stride = int(at[1] - at[0]) if len(at) > 1 else frame_bytes
-    if stride < frame_bytes or (np.diff(at) != stride).any():
+    if stride < frame_bytes or (at[1:] - at[:-1] != stride).any():
         return None
-    whole = memory[int(at[0]):int(at[-1]) + frame_bytes]
-    rows = np.lib.stride_tricks.as_strided(whole, (end - start, frame_bytes), (stride, 1), writeable=False)
-    return rows.view(dtype).reshape(end - start, *shape) if stride == frame_bytes else _unflatten(rows.view(dtype), shape)
-
-
-def _unflatten(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Rows of pixels with gaps between them as frames, still without a copy."""
-    inner = tuple(int(np.prod(shape[i + 1:])) * rows.itemsize for i in range(len(shape)))
-    return np.lib.stride_tricks.as_strided(rows, (len(rows), *shape), (rows.strides[0], *inner), writeable=False)
+    within = accumulate(reversed(shape[1:]), mul, initial=itemsize)     # strides of the sig axes, the fastest first
+    return np.ndarray((end - start, *shape), decoder.dtype, memory, int(at[0]), (stride, *reversed(tuple(within))))

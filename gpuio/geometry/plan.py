@@ -99,6 +99,10 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
     complete = bool(there.all())
     if not complete and not there.any(axis=1).all():
         raise ValueError("blank frames cannot be planned; the caller leaves them out")
+    if complete and n_parts == 1:
+        plain = _one_extent_a_block(file, origin, blocks, int(span[0, 0]), int(needed[0]), alignment, gap)
+        if plain is not None:
+            return plain
     read = there & (needed > 0)
     missing = None if complete else ~there & (needed > 0)
     block = np.repeat(np.arange(len(blocks) - 1, dtype=np.int64), blocks[1:] - blocks[:-1])
@@ -164,6 +168,24 @@ def _located(layout: Layout, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray
         where, origins[:, part] = fileset.locate(frames)
         file[:, part] = np.where(where < 0, -1, numbers[where])
     return file, origins
+
+
+def _one_extent_a_block(file: np.ndarray, origin: np.ndarray, blocks: np.ndarray, first: int, needed: int, alignment: int,
+                        gap: int) -> Plan | None:
+    """The plan of frames that follow each other in one file, as nearly all do, in a third of the steps; None: these do not."""
+    step = origin[1:] - origin[:-1]
+    if not needed or (file != file[0]).any() or (step < 0).any() or (step > gap + needed).any() or (blocks[1:] == blocks[:-1]).any():
+        return None
+    count = len(blocks) - 1
+    extents = np.zeros((count, 4), dtype=np.int64)
+    offset, stop = origin[blocks[:-1], 0] + first, origin[blocks[1:] - 1, 0] + (first + needed)
+    offset -= offset % alignment
+    extents[:, 0], extents[:, 1], extents[:, 2] = file[0, 0], offset, stop + -stop % alignment - offset
+    numbers = np.arange(count + 1)
+    block = np.repeat(numbers[:-1], blocks[1:] - blocks[:-1])[:, None]
+    room = max(alignment, STAGING_ALIGNMENT)
+    return Plan(blocks=blocks, extents=extents, extent_starts=numbers, starts=origin - offset[block], extent_of=block,
+                staging_bytes=-(-int(extents[:, 2].max()) // room) * room, needed_bytes=needed * len(file))
 
 
 def _ascending(block: np.ndarray, file: np.ndarray, low: np.ndarray) -> bool:

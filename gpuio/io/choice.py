@@ -18,6 +18,7 @@ WARM = 0.5
 _FILES, _PLACES = 4, 4
 
 _draw = random.Random().random       # not the generator that users seed
+_kinds: dict[int | None, str] = {}   # file system by number of its device: one question to the system, where resolving a path takes many
 
 
 class Choice(NamedTuple):
@@ -156,5 +157,13 @@ def _spread(n: int, count: int) -> list[int]:
 
 
 def _file_system_of(path: str) -> str:
-    kind = file_system(os.path.dirname(os.path.realpath(path)))
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        device = None
+    kind = _kinds.get(device)
+    if kind is None:
+        kind = file_system(os.path.dirname(os.path.realpath(path)))
+        if device is not None:
+            _kinds[device] = kind
     return f"network file system {kind}" if kind in NETWORK else f"file system {kind}"
