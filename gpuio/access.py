@@ -154,8 +154,18 @@ class PixelAccess:
         return out
 
     def summary(self, *, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None, memory: int | str | None = None,
-                progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
+                threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Sum over the detector for each position, and sum over all positions, in one pass.
+
+        Parameters
+        ----------
+        roi, corrections, memory
+            As in `tiles`.
+        threads
+            Add on that many threads; None as configured, else 0: in the caller's. Results are the same for any number: whole numbers
+            are divided among the threads, floating ones are decoded by them and added in order by the caller. A GPU needs none.
+        progress
+            Called with the frames added and those in all.
 
         Returns
         -------
@@ -174,7 +184,7 @@ class PixelAccess:
         pattern = engine.zeros((self.shape.sig.size,), wide)
         backend, cold, _ = self._transport()
         for done in add_frames(self.layout, engine, backend, nav, frames, scan, pattern, dtype=dtype, corrections=corrections,
-                               memory=memory, cold=cold, reduction=self._reduction):
+                               memory=memory, cold=cold, reduction=self._reduction, threads=decode_threads(threads)):
             if progress is not None:
                 progress(done, len(frames))
         scan_host, pattern_host = engine.download(scan), engine.download(pattern)

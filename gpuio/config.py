@@ -5,7 +5,7 @@ The file is the one that GPUIO_CONFIG names (empty: none), else ``~/.config/gpui
 ====================  ====================  ======================================================================================
 key of ``[stream]``   variable              meaning
 ====================  ====================  ======================================================================================
-``threads``           GPUIO_THREADS         threads that decode ahead; 0: the caller's
+``threads``           GPUIO_THREADS         threads that decode ahead, and add; 0: the caller's
 ``memory``            GPUIO_MEMORY          budget of staging and output: bytes, or a text such as "2 GiB"
 ``tile_bytes``        GPUIO_TILE_BYTES      output of a tile, at most
 ``block_bytes``       GPUIO_BLOCK_BYTES     packed bytes read at a time, where frames are neither mapped nor stored in chunks

@@ -57,7 +57,7 @@ class Panel:
 
 
 def summarise(ds: DataSet, *, corrections: CorrectionSet | None = None, memory: int | str | None = None,
-              progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
+              threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Scan image and mean pattern in one pass.
 
     Returns
@@ -67,7 +67,7 @@ def summarise(ds: DataSet, *, corrections: CorrectionSet | None = None, memory: 
     pattern : float64 or complex128, sig shape
         Mean over the positions that have a frame.
     """
-    scan, total = ds.summary(corrections=corrections, memory=memory, progress=progress)
+    scan, total = ds.summary(corrections=corrections, memory=memory, threads=threads, progress=progress)
     present = scan.size - np.count_nonzero(ds.blank())
     return scan, total / max(1, present)
 

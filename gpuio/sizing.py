@@ -75,6 +75,11 @@ def parse_bytes(value: int | float | str | None, default: int = DEFAULT_MEMORY) 
     return default if value is None else config.bytes_of(value)
 
 
+def memory_budget(memory: int | str | None) -> int:
+    """Bytes that a stream may take: as asked, else as configured, else the default."""
+    return parse_bytes(config.stream().memory if memory is None else memory)
+
+
 def decode_threads(asked: int | None) -> int:
     """Threads that decode ahead: as asked, else as configured, else none."""
     return asked if asked is not None else config.stream().threads or 0

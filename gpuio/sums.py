@@ -2,11 +2,20 @@
 
 Frames that an engine can add as they are stored are never decoded to memory: blocks go from the reader to the engine's
 `FrameAdder`. All others are added tile by tile.
+
+Results do not depend on the number of threads. Sums of whole numbers are exact, so each thread adds a part of the frames to sums of
+its own. Floating pixels are added in the order of the frames, by the caller, while threads decode the next ones. Frames that are
+gathered, or that lie in chunks, which threads unpack anyway, are not divided either: that would bring the same bytes several times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -15,14 +24,15 @@ from gpuio import pipeline
 from gpuio.boxes import Box, Cut
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, FrameAdder
+from gpuio.errors import MemoryBudgetError
 from gpuio.layout import Layout
 from gpuio.reduction import Reduction
-from gpuio.sizing import block_edges, stream_sizes, tile_edges
+from gpuio.sizing import block_edges, memory_budget, stream_sizes, tile_edges
 
 
 def add_frames(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, of_frames: Any, of_pixels: Any, *,
                dtype: np.dtype, corrections: CorrectionSet, memory: int | str | None, cold: bool,
-               reduction: Reduction | None) -> Iterator[int]:
+               reduction: Reduction | None, threads: int = 0) -> Iterator[int]:
     """Add to sums; yields how many frames have been added.
 
     Parameters
@@ -36,6 +46,14 @@ def add_frames(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, fr
 
     Others and errors as `pipeline.tiles`.
     """
+    if threads < 0:
+        raise ValueError(f"threads={threads}; expected no negative number")
+    divided = (threads > 1 and engine.name == "cpu" and dtype.kind in "bui" and backend.read_threads != 1 and len(frames) > 1
+               and layout.chunks is None and not layout.is_gathered)
+    if divided:
+        add = partial(add_frames, layout, engine, backend, dtype=dtype, corrections=corrections, cold=cold, reduction=reduction)
+        yield from _add_in_parts(add, engine, nav, frames, of_frames, of_pixels, memory, min(threads, len(frames)))
+        return
     as_stored = (len(layout.parts) == 1 and not corrections.have_corrections() and reduction is None
                  and dtype == layout.encoding.dtype)
     adder = engine.frame_adder(layout.encoding, layout.placements, layout.sig_size) if as_stored else None
@@ -44,11 +62,51 @@ def add_frames(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, fr
         return
     done = 0
     for tile in pipeline.tiles(layout, engine, backend, nav, frames, dtype=dtype, corrections=corrections, memory=memory, cold=cold,
-                               reduction=reduction):
+                               reduction=reduction, threads=threads):
         stack = tile.flat_data
         engine.adder(stack, of_frames, of_pixels)(0, len(stack), int(tile.tile_slice.origin[0]))
         done += len(stack)
         yield done
+
+
+def _add_in_parts(add: Any, engine: Engine, nav: np.ndarray, frames: np.ndarray, of_frames: Any, of_pixels: Any,
+                  memory: int | str | None, threads: int) -> Iterator[int]:
+    """`add_frames` with as many threads, each of which adds its part of the frames, with its part of the memory."""
+    each, stop = memory_budget(memory) // threads, Event()
+    told: SimpleQueue[int | None] = SimpleQueue()           # frames that have been added, and None from each thread that has ended
+
+    def add_part(nav: np.ndarray, frames: np.ndarray) -> Any:
+        sums, before = engine.zeros(of_pixels.shape, of_pixels.dtype), 0
+        try:
+            with closing(add(nav, frames, of_frames, sums, memory=each)) as counts:
+                for done in counts:
+                    told.put(done - before)
+                    before = done
+                    if stop.is_set():
+                        break
+        except BaseException as error:
+            stop.set()
+            if isinstance(error, MemoryBudgetError):
+                raise MemoryBudgetError(f"{error}, for each of {threads} threads") from error
+            raise
+        finally:
+            told.put(None)
+        return sums
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="gpuio-sum") as pool:
+        parts = [pool.submit(add_part, *part) for part in zip(np.array_split(nav, threads), np.array_split(frames, threads), strict=True)]
+        total, running = 0, len(parts)
+        try:
+            while running:
+                done = told.get()
+                if done is None:
+                    running -= 1
+                else:
+                    yield (total := total + done)
+        finally:
+            stop.set()
+    for part in parts:
+        of_pixels += part.result()
 
 
 def _add_stored(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frames: np.ndarray, adder: FrameAdder,

@@ -39,6 +39,7 @@ from gpuio.cli._options import (
     parameter_option,
     parameters_as_arguments,
     refuse_existing,
+    threads_option,
 )
 from gpuio.cli._output import by, plain, print_json, print_report, print_rows, printable, progress_bar
 
@@ -83,8 +84,9 @@ def info(path: str, format_name: str, device: str | None, parameters: tuple[tupl
 @click.option("-o", "--output", type=Picture(), help="PNG to write; default: here, named as FILE.")
 @click.option("--log/--linear", "log", default=True, show_default=True, help="Scale of the pattern.")
 @memory_option
+@threads_option
 def show(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, output: Path | None,
-         log: bool, memory: str | None) -> None:
+         log: bool, memory: str | None, threads: int | None) -> None:
     """Scan image and mean pattern of FILE as one PNG."""
     from gpuio import preview
 
@@ -92,7 +94,7 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
     ds = open_dataset(path, format_name, device, parameters)
     started = time.perf_counter()
     with progress_bar("reading") as progress:
-        scan, pattern = preview.summarise(ds, memory=memory, progress=progress)
+        scan, pattern = preview.summarise(ds, memory=memory, threads=threads, progress=progress)
     seconds = time.perf_counter() - started
     preview.save(preview.overview(scan, pattern, log=log), output)
     result = {"output": str(output), "nav_shape": tuple(ds.shape.nav), "sig_shape": tuple(ds.shape.sig), "frames": ds.image_count,
@@ -116,7 +118,7 @@ def show(path: str, format_name: str, device: str | None, parameters: tuple[tupl
 @click.option("--preview", type=Picture(), help="PNG of scan image and mean pattern to write as well.")
 @force_option
 @memory_option
-@click.option("--threads", type=click.IntRange(min=0), default=None, help="Threads that decode ahead; default: as configured, else 0.")
+@threads_option
 def convert(path: str, output: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool,
             dtype: Any, crop: Any, bin_sig: Any, compression: str, verify: bool, preview: Path | None, force: bool,
             memory: str | None, threads: int | None) -> None:
@@ -256,7 +258,7 @@ def demo(output: Path, size: str, device: str | None, as_json: bool) -> None:
 @dataset_options
 @dtype_option
 @memory_option
-@click.option("--threads", type=click.IntRange(min=0), default=None, help="Threads that decode ahead; default: as configured, else 0.")
+@threads_option
 @click.option("--measure", is_flag=True, help="Measure what this machine can do at best; takes a few seconds.")
 def explain(path: str, format_name: str, device: str | None, parameters: tuple[tuple[str, Any], ...], as_json: bool, dtype: Any,
             memory: str | None, threads: int | None, measure: bool) -> None:

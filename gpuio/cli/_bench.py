@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gpuio.cli._options import device_option, format_arguments, parameter_option, parameters_as_arguments
+from gpuio.cli._options import device_option, format_arguments, parameter_option, parameters_as_arguments, threads_option
 from gpuio.cli._output import plain, printable, progress_bar
 
 
@@ -22,7 +22,7 @@ from gpuio.cli._output import plain, printable, progress_bar
 @click.option("--transport", metavar="NAME", help="buffered, mmap, direct or gds; default: as gpuio chooses.")
 @click.option("--cold/--warm", "cold", default=False, help="Take FILE out of the page cache each time, or have it there.  [default: warm]")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Rounds that count.")
-@click.option("--threads", type=click.IntRange(min=0), metavar="N", help="Decode ahead on that many threads.")
+@threads_option
 @click.option("--peers", is_flag=True, help="Read the whole file through other libraries as well.")
 @click.option("--sweep", is_flag=True, help="Try other transports, threads, tiles and blocks, and recommend.")
 @click.option("--write-config", is_flag=True, help="Write what --sweep recommends to the config file, for all streams to come.")

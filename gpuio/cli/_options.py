@@ -125,6 +125,8 @@ def parameter_option(what: str) -> Callable[[Any], Any]:
 
 dtype_option = click.option("--dtype", type=Dtype(), metavar="DTYPE", help="Of the pixels that come out; default: native.")
 memory_option = click.option("--memory", default=None, metavar="SIZE", help="Memory budget, such as '2 GiB'.")
+threads_option = click.option("--threads", type=click.IntRange(min=0), default=None, metavar="N",
+                              help="Threads that decode ahead; default: as configured, else 0.")
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpuio
-from gpuio import synth
+import gpuio.sums
+from gpuio import config, synth
 from gpuio.base import BufferedBackend, CorrectionSet, MMapBackend
+from gpuio.errors import MemoryBudgetError, ReadError
 from gpuio.prepare import sum_dtype
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
 
@@ -77,6 +80,89 @@ def test_corrections_crop_and_bins_come_before_the_sums(tmp_path: Path, rng: np.
     check(ds.reduce(crop=(slice(1, 13), slice(2, 14)), bin_sig=3), binned, rng)
 
 
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: type(backend).__name__)
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "<i4"])
+def test_threads_share_whole_numbers_and_miss_none(tmp_path: Path, rng: np.random.Generator, dtype: str, backend) -> None:
+    frames = random_frames(rng, 20, (13, 17), np.dtype(dtype))
+    ds = plain_files(tmp_path, frames, rng, backend)
+    for threads in (1, 2, 3, 7, 50):        # frames in several parts of several files, and fewer frames than threads
+        check(ds, frames.astype(frames.dtype.newbyteorder("=")), rng, threads=threads)
+
+
+def test_as_many_threads_add_as_are_asked_for(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = random_frames(rng, 20, (13, 17), np.dtype("u2"))
+    ds = plain_files(tmp_path, frames, rng, BACKENDS[1])
+    seen: set[int] = set()
+    together = threading.Barrier(3)
+    first = gpuio.sums._add_stored
+
+    def added(*arguments):
+        seen.add(threading.get_ident())
+        together.wait(30)           # all three are running
+        yield from first(*arguments)
+
+    monkeypatch.setattr(gpuio.sums, "_add_stored", added)
+    np.testing.assert_array_equal(ds.sum_nav(threads=3), frames.sum(axis=0, dtype="u8"))
+    assert len(seen) == 3 and threading.get_ident() not in seen
+    seen.clear()
+    monkeypatch.setenv("GPUIO_THREADS", "3")
+    config.forget()
+    np.testing.assert_array_equal(ds.sum_nav(), frames.sum(axis=0, dtype="u8"))
+    assert len(seen) == 3
+    monkeypatch.delenv("GPUIO_THREADS")
+    config.forget()
+
+
+@pytest.mark.parametrize("way", ["as stored", "corrected", "reduced", "quad", "gathered", "chunks"])
+def test_no_bit_depends_on_the_number_of_threads(tmp_path: Path, rng: np.random.Generator, way: str) -> None:
+    options: dict = {}
+    if way == "quad":
+        frames = rng.integers(0, 4096, (6, 512, 512)).astype("u4")
+        path = synth.write("mib", str(tmp_path / "scan.mib"), [frames], nav_shape=(2, 3), sig_shape=(512, 512), kind="R12", layout="2x2")[0]
+        ds = gpuio.open(path, device="cpu")
+    elif way in ("gathered", "chunks"):
+        frames = rng.normal(0, 1e3, (4, 5, 13, 17)).astype("f4")
+        if way == "gathered":
+            np.save(tmp_path / "scan.npy", np.asfortranarray(frames))
+        else:
+            h5py = pytest.importorskip("h5py")
+            with h5py.File(tmp_path / "scan.h5", "w") as file:
+                file.create_dataset("data", data=frames, chunks=(2, 2, 13, 17), compression="gzip")
+        ds = gpuio.open(tmp_path / ("scan.npy" if way == "gathered" else "scan.h5"), device="cpu")
+    else:
+        frames = rng.normal(0, 1e3, (20, 13, 17)).astype(">f4")
+        ds = plain_files(tmp_path, frames, rng, BACKENDS[0], sync_offset=3)
+        if way == "corrected":
+            dark, gain = rng.normal(3, 1, (13, 17)), rng.normal(1, 0.2, (13, 17))
+            options["corrections"] = CorrectionSet(dark=dark, gain=gain, excluded_pixels=rng.random((13, 17)) < 0.03)
+        elif way == "reduced":
+            ds = ds.reduce(bin_sig=2)
+    roi = rng.random(tuple(ds.shape.nav)) < 0.7
+    truth = [ds.summary(memory="1 MiB" if way != "quad" else "8 MiB", roi=some, **options) for some in (None, roi)]
+    assert all(np.count_nonzero(found) for pair in truth for found in pair)
+    for threads in (1, 2, 3, 8):
+        for some, wanted in zip((None, roi), truth, strict=True):
+            found = ds.summary(threads=threads, roi=some, **options)
+            assert [a.tobytes() for a in found] == [a.tobytes() for a in wanted], threads
+
+
+def test_what_stops_one_thread_stops_all_and_is_told(tmp_path: Path, rng: np.random.Generator) -> None:
+    frames = random_frames(rng, 20, (13, 17), np.dtype("u2"))
+    ds = plain_files(tmp_path, frames, rng, BACKENDS[1])
+    before = threading.active_count()
+    with pytest.raises(MemoryBudgetError, match=r"at least \d+ bytes are needed \(.*\), for each of 2 threads"):
+        ds.sum_nav(memory=1000, threads=2)
+    with pytest.raises(ValueError, match="threads=-1; expected no negative number"):
+        ds.sum_nav(threads=-1)
+    with pytest.raises(KeyError):           # of who is told
+        ds.sum_nav(threads=2, progress=lambda done, total: {}[done])
+    with open(ds.files[-1], "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(ReadError, match="the file shrank"):
+        ds.sum_nav(threads=4)
+    assert threading.active_count() == before
+
+
 def test_progress_ends_with_all_frames_and_memory_is_kept_to(tmp_path: Path, rng: np.random.Generator) -> None:
     for number, backend in enumerate(BACKENDS):
         folder = tmp_path / str(number)
@@ -88,3 +174,6 @@ def test_progress_ends_with_all_frames_and_memory_is_kept_to(tmp_path: Path, rng
         np.testing.assert_array_equal(pattern, frames.sum(axis=0, dtype="u8"))
         assert seen[-1] == (20, 20) and [done for done, _ in seen] == sorted({done for done, _ in seen})
         assert number == 0 or len(seen) > 1           # what is mapped takes no memory
+        seen.clear()
+        ds.sum_nav(threads=3, progress=lambda done, total, seen=seen: seen.append((done, total)))
+        assert seen[-1] == (20, 20) and [done for done, _ in seen] == sorted({done for done, _ in seen})
