@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuio.errors import ConfigError
+from gpuio.newfile import new_file
 
 #: Path of the file; empty: there is none.
 VARIABLE = "GPUIO_CONFIG"
@@ -144,13 +145,8 @@ def write(settings: StreamSettings, file: str) -> None:
     for key, value in {**before, **settings.set_ones()}.items():
         lines.append(f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}")
     os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
-    temporary = f"{file}.{os.getpid()}.part"
-    try:
+    with new_file(file) as temporary:
         Path(temporary).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _looked_up() -> StreamSettings:

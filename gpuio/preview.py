@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from gpuio.newfile import new_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -113,19 +114,8 @@ def save(image: Image, path: str | os.PathLike[str]) -> None:
     OSError
         The folder does not exist or cannot be written.
     """
-    path = os.path.abspath(path)
-    try:
-        fd, temporary = tempfile.mkstemp(suffix=".png", prefix=".gpuio-", dir=os.path.dirname(path))
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, path) from None
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o666 & ~_umask())
-            image.save(file, format="PNG")
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with new_file(os.fspath(path)) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def flat_image(values: np.ndarray) -> np.ndarray:
@@ -225,10 +215,3 @@ def _number(value: float) -> str:
 
 def _size(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape)
-
-
-def _umask() -> int:
-    """The process's umask; it can be read only by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 #: Rooms of single modules; every folder is a room of its own.
 ROOMS = {
-    "values": "errors extras hostarray shape fileset layout inflation findings meta reduction source tile corrections engine "
-              "conversion prepare chunks config kept",
+    "values": "errors extras newfile hostarray shape fileset layout inflation findings meta reduction source tile corrections "
+              "engine conversion prepare chunks config kept",
     "stream": "workers sums blocks chunk_blocks boxes sizing transport pipeline access exchange messages partition dataset explain "
               "ceilings",
     "door": "__init__ base",

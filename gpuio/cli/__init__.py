@@ -209,7 +209,7 @@ def refs(path: str, format_name: str, parameters: tuple[tuple[str, Any], ...], a
 
     For pixels that are stored as plain numbers.
     """
-    from gpuio.synth._writing import new_file
+    from gpuio.newfile import new_file
 
     output = output or Path(Path(path).stem + ".refs.json")
     refuse_existing(output, force)

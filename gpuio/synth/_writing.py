@@ -1,11 +1,9 @@
-"""What every writer needs: files that appear whole or not at all, and frames that are what was promised."""
+"""What every writer needs: frames that are what was promised, and pixels that are stored as they are."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,27 +12,6 @@ from gpuio.errors import DataSetException, ShapeError
 
 #: ``progress(frames written, frames in all)``, called after each stack.
 Progress = Callable[[int, int], None]
-
-
-@contextmanager
-def new_file(path: str) -> Iterator[str]:
-    """The name to write a file under; on success it becomes `path`, on any exception it is removed.
-
-    An existing file of that name is replaced in one step, so that readers see the old one or the new one. Errors of the operating
-    system name `path`.
-    """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as e:
-        if e.errno is not None and e.filename in (None, temporary):
-            raise OSError(e.errno, e.strerror, path) from e
-        raise
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def stacks(frames: Iterable[np.ndarray], nav_shape: Sequence[int], sig_shape: Sequence[int],

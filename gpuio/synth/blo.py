@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 #: Where the virtual bright field begins in recorded files.
 IMAGE_OFFSET = 4096

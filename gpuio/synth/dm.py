@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 #: dtype: DataType, and how tags name the items of the array.
 TYPES = {

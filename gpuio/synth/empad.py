@@ -10,7 +10,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 SIG_SHAPE = (128, 128)
 #: Two rows after each frame.

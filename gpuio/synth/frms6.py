@@ -11,7 +11,8 @@ from math import prod
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 FILE_HEADER = np.dtype({
     "names": ["file_header_bytes", "frame_header_bytes", "version", "name", "width", "height", "frames"],

@@ -15,7 +15,8 @@ import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
 from gpuio.extras import extra
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 #: Packing: what it is called by h5py, made when it is asked for.
 PACKINGS = ("gzip", "lzf", "bitshuffle", "lz4")

@@ -15,7 +15,8 @@ from typing import BinaryIO
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, stacks
 
 #: The detector has one size.
 SIG_SHAPE = (1860, 2048)

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, stacks
 
 
 class Kind(NamedTuple):

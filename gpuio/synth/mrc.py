@@ -10,7 +10,8 @@ from math import prod
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 #: Mode: dtype without byte order; bytes are signed unless asked for otherwise.
 MODES = {0: "i1", 1: "i2", 2: "f4", 4: "c8", 6: "u2", 12: "f2", 101: "u1"}

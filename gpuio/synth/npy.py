@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 #: Where NumPy lets the array begin: at a multiple of this.
 ALIGNMENT = 64

@@ -11,7 +11,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 HEADER = np.dtype({
     "names": ["magic", "name", "version", "header_bytes", "description", "width", "height", "depth", "real_depth", "image_bytes", "format",

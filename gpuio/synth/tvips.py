@@ -12,7 +12,8 @@ from math import prod
 import numpy as np
 
 from gpuio.errors import DataSetException, ShapeError
-from gpuio.synth._writing import Progress, exact, new_file, stacks
+from gpuio.newfile import new_file
+from gpuio.synth._writing import Progress, exact, stacks
 
 HEADER_BYTES = 256
 #: Offsets of the fields of a frame header; those beyond its length are left out.
