@@ -36,15 +36,13 @@ from gpuio.chunks import FILE, Chunks
 from gpuio.errors import DataSetException, FormatError
 from gpuio.fileset import File, FileSet
 from gpuio.formats._hdf5_storage import MAX_FRAMES, Stored, by_library, storage
-from gpuio.formats._hdf5_structure import Place, attribute, dataset, is_named, library, number, opened, resolve, text
+from gpuio.formats._hdf5_structure import Place, attribute, dataset, is_named, library, number, opened, resolve, single, text
 from gpuio.layout import Encoding, Layout
 
 GROUP = "/entry/data"
 PART = re.compile(r"data_(\d+)")
 DETECTOR = "/entry/instrument/detector"
 SPECIFIC = f"{DETECTOR}/detectorSpecific"
-#: Bytes of a text that is told as metadata at most.
-MAX_TEXT = 1 << 16
 #: Metadata: keys, and where they are below the detector.
 KEYS = {
     "detector": "description", "detector_number": "detector_number", "frame_time_s": "frame_time", "count_time_s": "count_time",
@@ -183,10 +181,8 @@ def _value(path: str, name: str, folder: str, allow_outside: bool) -> Any:
     try:
         place = resolve(path, name, folder, allow_outside)
         with opened(place.path) as file:
-            if file[place.name].size != 1 or file[place.name].dtype.itemsize > MAX_TEXT:
-                return None
-            found = file[place.name][()]
-    except (DataSetException, KeyError, OSError, RuntimeError, TypeError, AttributeError, ValueError):
+            found = single(file[place.name])
+    except (DataSetException, OSError):
         return None
     value = number(found)
     return value if value is not None else text(found) or None

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import DataSetException, FormatError
-from gpuio.formats._hdf5_structure import Place, attribute, data_sets, described, library, listing, number, resolve, text, walk
+from gpuio.formats._hdf5_structure import Place, attribute, data_sets, described, library, listing, number, resolve, single, text, walk
 
 VELOX_IMAGE = re.compile(r"/Data/Image/[^/]+/Data")
 #: Bytes of Velox's JSON at most; recorded ones have 60,000.
@@ -115,12 +115,11 @@ def _is_emd_array(group: Any) -> bool:
 
 def is_velox(file: Any) -> bool:
     """Whether Velox wrote a file."""
-    version = file.get("Version", getlink=True)
-    if not isinstance(version, library().HardLink):
+    if not isinstance(file.get("Version", getlink=True), library().HardLink):
         return False
     try:
-        return "velox" in str(file["Version"][()]).lower()
-    except (OSError, TypeError, ValueError, KeyError):
+        return "velox" in text(single(file["Version"])).lower()
+    except (KeyError, OSError, RuntimeError):       # an object that the library cannot read
         return False
 
 

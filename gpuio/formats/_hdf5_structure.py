@@ -7,6 +7,7 @@ user allows it. Objects may be reached on several ways, and in circles; each is 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,8 @@ MAX_LINKS, MAX_OBJECTS, MAX_DEPTH = 32, 100_000, 64
 LIBRARY_ERRORS = (RuntimeError, KeyError, OverflowError, OSError)
 #: Data sets named in messages.
 MAX_NAMED = 12
+#: Bytes of an attribute, or of a data set with one item, at most; those of texts without a fixed length are not counted.
+MAX_VALUE = 1 << 16
 
 
 class Place(NamedTuple):
@@ -277,19 +280,32 @@ def text(value: Any) -> str:
 
 
 def attribute(found: Any, name: str) -> Any:
-    """An attribute, or None if it is not there or cannot be read."""
+    """An attribute that is a number or a text, or an array of these; None if it is not there, is anything else or cannot be read."""
     try:
-        return found.attrs[name]
+        there = found.attrs.get_id(name)
+        return found.attrs[name] if _is_value(there.get_type(), there.shape) else None
     except (KeyError, OSError, TypeError, ValueError, RuntimeError):
         return None
 
 
-def number(value: Any) -> float | int | None:
-    """A single real number as Python has it, of an attribute or a data set; None for anything else."""
+def single(found: Any) -> Any:
+    """The number or text that a data set of one item holds; None if it is anything else or cannot be read."""
     try:
-        value = np.asarray(value[()] if hasattr(value, "attrs") else value)
-    except (OSError, TypeError, ValueError, RuntimeError):
+        return found[()] if found.size == 1 and _is_value(found.id.get_type(), found.shape) else None
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, RuntimeError):
         return None
+
+
+def _is_value(kind: Any, shape: tuple[int, ...] | None) -> bool:
+    """Whether items are plain numbers or texts, and not too many. On damaged types of others, such as ragged arrays, the library crashes."""
+    h5t = library().h5t
+    plain = isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID))
+    return plain and shape is not None and math.prod(shape) * kind.get_size() <= MAX_VALUE
+
+
+def number(value: Any) -> float | int | None:
+    """A single real number as Python has it; None for anything else."""
+    value = np.asarray(value)
     if value.size != 1 or value.dtype.kind not in "buif":
         return None
     result: float | int = value.ravel()[0].item()

@@ -318,3 +318,22 @@ def test_a_damaged_chunk_at_the_edge_that_is_as_long_as_its_pixels(tmp_path):
     with h5py.File(path, "r+") as file:
         file["data"].id.write_direct_chunk((0, 4, 0), b"\xff" * 168)
     refused(FormatError, "is damaged; HDF5 says: .*filter", path)
+
+
+def test_attributes_of_a_type_that_the_library_crashes_on(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        file["group/data"] = counts(1, SHAPE)
+        file["group"].attrs["emd_group_type"] = "array"
+        file["group/dim1"] = np.arange(5.0)
+        file["group/dim1"].attrs["name"] = "scan"
+        file["group/dim1"].attrs["units"] = "nm"
+    assert load(path).metadata["nav_axes"][0] == {"size": 5, "name": "scan", "delta": 1.0, "first": 0.0, "unit": "nm"}
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"name\0\0\0\0")                 # behind it: class 9, variable length, whose kind is 1: text
+    assert (raw[at + 8] & 0xF, raw[at + 9] & 0xF) == (9, 1)
+    raw[at + 9] = 0xFF
+    path.write_bytes(raw)
+    code = f"import gpuio\nprint(gpuio.load('hdf5', path={str(path)!r}, device='cpu').metadata['nav_axes'][0])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("{'size': 5, 'name': 'dim1', 'delta': 1.0")
