@@ -25,7 +25,7 @@ MAX_USER_BLOCK = 1 << 20
 #: Links to follow from a name to an object, objects to look at in a file, and how deep groups may lie in each other.
 MAX_LINKS, MAX_OBJECTS, MAX_DEPTH = 32, 100_000, 64
 #: What the library raises where it cannot make sense of a file: exactly these, without an errno.
-LIBRARY_ERRORS = (RuntimeError, KeyError, OverflowError, OSError)
+LIBRARY_ERRORS = (RuntimeError, KeyError, OverflowError, OSError, ValueError, UnicodeDecodeError)
 #: Data sets named in messages.
 MAX_NAMED = 12
 #: Bytes of an attribute, or of a data set with one item, at most; those of texts without a fixed length are not counted.
@@ -85,7 +85,7 @@ def opened(path: str) -> Iterator[Any]:
             raise DataSetException(f"{path}: is open for writing in this process; close it first")
         try:
             yield file
-        except (RuntimeError, KeyError, OverflowError, OSError) as error:
+        except LIBRARY_ERRORS as error:
             if type(error) not in LIBRARY_ERRORS or getattr(error, "errno", None) is not None:
                 raise
             raise FormatError(f"{path}: is damaged; HDF5 says: {error}") from error

@@ -337,3 +337,11 @@ def test_attributes_of_a_type_that_the_library_crashes_on(tmp_path):
     code = f"import gpuio\nprint(gpuio.load('hdf5', path={str(path)!r}, device='cpu').metadata['nav_axes'][0])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("{'size': 5, 'name': 'dim1', 'delta': 1.0")
+
+
+def test_links_without_an_end(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["link"] = h5py.ExternalLink("other.h5", "/data")
+    patched(path, b"other.h5\0/data\0", b"other.h5\0/data!")
+    refused(FormatError, "is damaged; HDF5 says: .*null", path, ds_path="link")
