@@ -297,7 +297,7 @@ def single(found: Any) -> Any:
 
 
 def _is_value(kind: Any, shape: tuple[int, ...] | None) -> bool:
-    """Whether items are plain numbers or texts, and not too many. On damaged types of others, such as ragged arrays, the library crashes."""
+    """Whether items are numbers or texts, and not too many. On damaged types of others, such as ragged arrays, the library crashes."""
     h5t = library().h5t
     plain = isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID))
     return plain and shape is not None and math.prod(shape) * kind.get_size() <= MAX_VALUE
