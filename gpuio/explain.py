@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuio import ceilings, config
-from gpuio.boxes import Box, Cut
+from gpuio.boxes import Box, BoxDecoder, Cut
 from gpuio.engine import get_engine, why_no_cuda
 from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.chunks import plan_chunks
@@ -134,7 +134,9 @@ class Explanation:
     tile_frames, block_frames
         Frames of a tile at most, and of what is read at a time.
     buffers, read_threads, decode_threads
-        Staging buffers; threads that read ahead; threads that decode ahead.
+        Staging buffers; threads that read ahead; threads that decode ahead, of which there are none where nothing is decoded.
+    as_stored
+        Whether pixels are wanted as they are stored, so that nothing is decoded: tiles of a mapped file are views of it, others copies.
     memory_bytes, device_memory_bytes, memory_budget
         What staging and output of the stream take at most of host and of device memory, and what they may take of each.
     expected_GB_per_s
@@ -169,6 +171,7 @@ class Explanation:
     buffers: int
     read_threads: int
     decode_threads: int
+    as_stored: bool
     memory_bytes: int
     device_memory_bytes: int
     memory_budget: int
@@ -220,7 +223,10 @@ class Explanation:
         yield "blocks", f"{self.block_frames} frames, {size_text(self.block_bytes)}, {self.buffers} at a time"
         on_device = "" if self.device == "cpu" else f" page-locked, {size_text(self.device_memory_bytes)} on {self.device}, each"
         yield "memory", f"{size_text(self.memory_bytes)}{on_device} of {size_text(self.memory_budget)}"
-        yield "threads", f"{self.read_threads} read ahead, {self.decode_threads} decode ahead"
+        ahead = f"{self.decode_threads} decode ahead"
+        if self.as_stored:
+            ahead = f"none decode: tiles are {'views of the mapped file' if self.transport == 'mmap' else 'pixels as they are stored'}"
+        yield "threads", f"{self.read_threads} read ahead, {ahead}"
         for name, rate in self.measured.items():
             yield "measured", f"{name}: {rate:.3g} GB/s"
         for stage in self.stages:
@@ -263,6 +269,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     table = whole.placements(layout)
     sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, table, [whole], to,
                          depth=depth, memory=memory, threads=threads, cold=facts.cold)
+    corrected = corrections is not None and corrections.have_corrections()
+    as_stored = not corrected and BoxDecoder(layout, _named(facts.device), whole, table, to, None, sizes.scratch_bytes).is_view
     edges = stream_blocks(layout, frames, tile_edges(nav, sizes.depth), sizes)
     if layout.strided is not None:          # each block is a pass over the file
         frame_bytes, extents = layout.sig_size * layout.dtype.itemsize, np.zeros((0, 4), dtype=np.int64)
@@ -292,10 +300,10 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         extents=None if layout.is_gathered else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
         tile_frames=sizes.depth, tile_bytes=sizes.depth * ds.shape.sig.size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads,
-        decode_threads=threads if facts.device == "cpu" else 0,
+        decode_threads=threads if facts.device == "cpu" and not as_stored else 0, as_stored=as_stored,
         memory_bytes=sizes.host_bytes, device_memory_bytes=sizes.device_bytes, memory_budget=parse_bytes(memory),
-        stages=tuple(_stages(facts, read, unpacked, needed, len(frames) * ds.shape.sig.size * to.itemsize, threads,
-                             sizes.read_threads, rates)),
+        stages=tuple(_stages(facts, read, unpacked, needed, len(frames) * ds.shape.sig.size * to.itemsize,
+                             0 if as_stored else threads, sizes.read_threads, as_stored, rates)),
         overlapping=facts.device != "cpu" or sizes.read_threads > 0, measured=rates)
 
 
@@ -354,13 +362,16 @@ def _unpacks_on_host(chunks: Chunks | None, device: str) -> bool:
 
 
 def _stages(facts: Facts, read: int, unpacked: int, needed: int, out: int, threads: int, read_threads: int,
-            rates: Mapping[str, float]) -> Iterator[Stage]:
-    """The way from storage to tiles. Where nothing reads ahead, each decoding thread reads for itself."""
+            as_stored: bool, rates: Mapping[str, float]) -> Iterator[Stage]:
+    """The way from storage to tiles. Where nothing reads ahead, each decoding thread reads for itself; views are read by who looks."""
     def stage(name: str, n_bytes: int, times: int = 1) -> Stage:
         return Stage(name, n_bytes, times * rates.get(name, ASSUMED[name]), name in rates)
 
     on_gpu, through_host = facts.device != "cpu", facts.transport.memory == "host"
     source = _source(facts)
+    if as_stored and facts.transport.gives_views:
+        yield stage(source, read)
+        return
     if source not in ("page cache", "memory copy") or not facts.transport.gives_views or on_gpu:    # mapped: decoded where it lies
         yield stage(source, read, 1 if read_threads or source != "page cache" else max(1, threads))
     if unpacked:

@@ -491,3 +491,23 @@ def test_chunks_that_only_the_library_unpacks_travel_unpacked(tmp_path: Path) ->
     moved = {stage.name: stage.n_bytes for stage in explanation.stages}
     assert tuple(moved) == ("page cache", "unpacking on the CPU", "host to device", "decoding on the GPU")
     assert moved["unpacking on the CPU"] == moved["host to device"] == pixels.nbytes
+
+
+@pytest.mark.parametrize(("transport", "words"), [("mmap", "none decode: tiles are views of the mapped file"),
+                                                  ("buffered", "none decode: tiles are pixels as they are stored")])
+def test_where_nothing_is_decoded_no_thread_is_said_to_do_it(tmp_path: Path, transport: str, words: str) -> None:
+    frames = np.random.default_rng(12).integers(1, 99, (3, 5, 11, 7), dtype=np.uint16)
+    np.save(tmp_path / "scan.npy", frames)
+    ds = gpuio.open(tmp_path / "scan.npy", device="cpu", io_backend=gpuio.IOBackend.get_cls_by_id(transport)())
+    plain = ds.explain(threads=2)
+    assert plain.as_stored and plain.decode_threads == 0 and words in str(plain)
+    assert ("decoding on the CPU" in {stage.name for stage in plain.stages}) == (transport == "buffered")
+    assert plain.expected_GB_per_s > 0
+    running, stream = threading.active_count(), ds.tiles(threads=2)
+    first = next(stream)
+    assert threading.active_count() == running
+    np.testing.assert_array_equal(first.data, frames.reshape(15, 11, 7)[:len(first.data)])
+    stream.close()
+    for options in ({"dtype": "float32"}, {"bin_sig": 2}, {"corrections": gpuio.CorrectionSet(dark=np.ones((11, 7)))}):
+        decoded = ds.explain(threads=2, **options)
+        assert not decoded.as_stored and decoded.decode_threads == 2 and "2 decode ahead" in str(decoded)

@@ -174,7 +174,9 @@ def _one_extent_a_block(file: np.ndarray, origin: np.ndarray, blocks: np.ndarray
                         gap: int) -> Plan | None:
     """The plan of frames that follow each other in one file, as nearly all do, in a third of the steps; None: these do not."""
     step = origin[1:] - origin[:-1]
-    if not needed or (file != file[0]).any() or (step < 0).any() or (step > gap + needed).any() or (blocks[1:] == blocks[:-1]).any():
+    if not len(file) or not needed:
+        return None
+    if (file != file[0]).any() or (step < 0).any() or (step > gap + needed).any() or (blocks[1:] == blocks[:-1]).any():
         return None
     count = len(blocks) - 1
     extents = np.zeros((count, 4), dtype=np.int64)
