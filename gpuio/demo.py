@@ -2,8 +2,8 @@
 
 The scan is a synthetic 4D-STEM recording as a Merlin detector of 2 x 2 chips writes it: MIB, raw, 12 bit. Rates count
 packed bytes as they lie in the file, 1 GB = 10^9 bytes, and are medians of `PASSES` passes over a file that is in the page
-cache. They are set against what this machine can do at best, measured in the same run: copying memory, and reading the
-same file without looking at it.
+cache. They are set against what this machine can do at best (`gpuio.bench.limits`), measured in turn with them: reading the
+same file without looking at it, and writing as many bytes of tiles as well.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import gpuio
-from gpuio import preview, synth
+from gpuio import ceilings, preview, synth
+from gpuio.bench.limits import reading, writing
+from gpuio.bench.subject import Range
+from gpuio.bench.timing import Candidate, interleaved
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import resolve_device
 from gpuio.sizing import parse_bytes
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 SIG_SHAPE = (512, 512)
 FRAME_BYTES = 512 * 512 * 2
 PASSES = 3
-READ_BYTES = 256 << 10
-COPY_BYTES = 128 << 20
 CHECKED_FRAMES = 17
 
 #: ``progress(done, total, what)``
@@ -84,8 +85,7 @@ def run(output: Path, *, size: int | str = "512 MiB", device: str | None = None,
     checked = _check(ds, scene, corrections)
     tell(2, 4, "streaming")
     n_bytes = sum(os.path.getsize(f) for f in ds.files)
-    streams = [{**_stream(opened, corrections, threads, n_bytes), "limits_GB_per_s": _limits(ds, max(1, threads))}
-               for threads in _thread_choices(ds)]
+    streams = [_stream(opened, corrections, threads) for threads in _thread_choices(ds)]
     tell(3, 4, "drawing")
     pictures = _pictures(ds, corrections, output)
     return {
@@ -124,10 +124,11 @@ def report(result: dict[str, Any]) -> None:
     console.print(f"Medians of {result['passes']} passes; the file is in the page cache. It stays: {result['files'][0]}", style="dim")
 
 
-def _stream(opened: Callable[[], DataSet], corrections: CorrectionSet, threads: int, n_bytes: int) -> dict[str, Any]:
-    """Median rate and first-tile time of whole passes, each from opening the files."""
-    rates, firsts = [], []
-    for _ in range(PASSES):
+def _stream(opened: Callable[[], DataSet], corrections: CorrectionSet, threads: int) -> dict[str, Any]:
+    """Rate and first-tile time of whole passes, each from opening the files, and limits of the machine taken in turn with them."""
+    firsts: list[float] = []
+
+    def run() -> None:
         started = time.perf_counter()
         ds = opened()
         tiles = ds.tiles(dtype="float32", corrections=corrections, threads=threads)
@@ -137,8 +138,13 @@ def _stream(opened: Callable[[], DataSet], corrections: CorrectionSet, threads: 
         for tile in tiles:
             last = tile
         _wait(ds, last.data)
-        rates.append(n_bytes / (time.perf_counter() - started) / 1e9)
-    return {"threads": threads, "GB_per_s": statistics.median(rates), "first_tile_s": statistics.median(firsts)}
+
+    ds = opened()
+    n_bytes = sum(map(os.path.getsize, ds.files))
+    works = {"gpuio": (n_bytes, run), **_limits(ds, n_bytes, max(1, threads))}
+    timings = interleaved({name: Candidate(work) for name, (_, work) in works.items()}, PASSES)
+    rates = {name: timings[name].wall.rate(size / 1e9).median for name, (size, _) in works.items()}
+    return {"threads": threads, "GB_per_s": rates.pop("gpuio"), "first_tile_s": statistics.median(firsts[1:]), "limits_GB_per_s": rates}
 
 
 def _first_tile(opened: Callable[[], DataSet], corrections: CorrectionSet) -> float:
@@ -162,59 +168,17 @@ def _thread_choices(ds: DataSet) -> list[int]:
     return [0, cores] if ds.device == "cpu" and cores > 1 else [0]
 
 
-def _limits(ds: DataSet, threads: int) -> dict[str, float]:
-    """GB/s of what the stream cannot do without, on as many threads: medians of `PASSES`."""
-    with ThreadPoolExecutor(threads) as pool:
-        limits = {"reading the file": _median_rate(_reads(ds.files, pool, threads)), "copying memory": _median_rate(_copies(pool, threads))}
-    if ds.device != "cpu":
-        limits["host to device"] = _median_rate(_pushes(ds))
+def _limits(ds: DataSet, n_bytes: int, threads: int) -> dict[str, tuple[int, Callable[[], object]]]:
+    """What the stream cannot do without, on as many threads: bytes, and how they are moved."""
+    files = [Range(path, 0, os.path.getsize(path)) for path in ds.files]
+    limits: dict[str, tuple[int, Callable[[], object]]] = {"reading the file": (n_bytes, partial(reading, files, threads=threads))}
+    if ds.device == "cpu":
+        after = writing(4 * ds.shape.size / n_bytes)
+        limits["reading and writing tiles"] = n_bytes, partial(reading, files, threads=threads, after=after)
+    else:
+        push = ceilings.host_to_device(ds.engine)
+        limits["host to device"] = push.n_bytes, push.once
     return limits
-
-
-def _median_rate(passes: Iterator[int]) -> float:
-    """GB/s from an iterator that does one pass a step and says how many bytes it moved."""
-    next(passes)                                # warm up
-    rates = []
-    for _ in range(PASSES):
-        started = time.perf_counter()
-        rates.append(next(passes) / (time.perf_counter() - started) / 1e9)
-    return statistics.median(rates)
-
-
-def _reads(files: list[str], pool: ThreadPoolExecutor, threads: int) -> Iterator[int]:
-    """Whole files, each thread a part of each, into a buffer that stays in the cache."""
-    def read(path: str, number: int) -> int:
-        buffer, total, size = memoryview(bytearray(READ_BYTES)), 0, os.path.getsize(path)
-        at, stop = (size * k // threads for k in (number, number + 1))
-        with open(path, "rb", buffering=0) as file:
-            file.seek(at)
-            while total < stop - at and (n := file.readinto(buffer[:stop - at - total])):
-                total += n
-        return total
-
-    while True:
-        yield sum(sum(pool.map(read, [path] * threads, range(threads))) for path in files)
-
-
-def _copies(pool: ThreadPoolExecutor, threads: int) -> Iterator[int]:
-    """Memory that no cache holds, each thread a part of it."""
-    source = np.random.default_rng(1).integers(0, 256, COPY_BYTES, dtype=np.uint8)
-    target = np.zeros_like(source)
-    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
-    while True:
-        list(pool.map(lambda part: np.copyto(*part), parts))
-        yield source.nbytes
-
-
-def _pushes(ds: DataSet) -> Iterator[int]:
-    """Pinned memory to the device."""
-    staging = ds.engine.staging(COPY_BYTES)
-    staging.host[:] = 1
-    while True:
-        staging.push(COPY_BYTES)
-        with staging.reading():
-            ds.engine.download(staging.device[-1:])
-        yield COPY_BYTES
 
 
 def _check(ds: DataSet, scene: synth.Scene, corrections: CorrectionSet) -> int:

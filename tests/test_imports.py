@@ -40,7 +40,7 @@ ALLOWED = {
     "formats": {"values", "stream"},
     "door": {"values", "geometry", "io", "stream", "formats"},
     "bench": {"values", "geometry", "io", "stream", "door", "formats", "synth"},
-    "edge": {"values", "stream", "door", "formats", "synth", "integrations", "cli"},
+    "edge": {"values", "stream", "door", "formats", "synth", "integrations", "cli", "bench"},
     "cli": {"values", "stream", "door", "formats", "synth", "edge", "bench", "integrations"},
     "integrations": {"values", "door"},
 }
