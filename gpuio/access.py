@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuio import pipeline
-from gpuio.boxes import Box
+from gpuio import config, pipeline
+from gpuio.boxes import CPU_TILE_BYTES, Box
 from gpuio.corrections import CorrectionSet
 from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.geometry.selection import flat_indices, selected_frames
+from gpuio.geometry.tiling import TilingScheme, fitting_box
 from gpuio.prepare import sum_dtype
-from gpuio.sizing import decode_threads, name_of, output_dtype
+from gpuio.shape import Shape
+from gpuio.sizing import DEVICE_TILE_BYTES, decode_threads, name_of, output_dtype
 from gpuio.sums import add_frames
 from gpuio.tile import DataTile
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from gpuio.engine import Engine
     from gpuio.layout import Layout
     from gpuio.reduction import Crop, Reduction
-    from gpuio.shape import Shape
 
 
 class PixelAccess:
@@ -49,12 +50,13 @@ class PixelAccess:
         @property
         def engine(self) -> Engine: ...
         def get_correction_data(self) -> CorrectionSet: ...
+        def get_base_shape(self, roi: np.ndarray | None) -> tuple[int, ...]: ...
         def reduce(self, crop: Crop | None = None, bin_sig: int | Sequence[int] | None = None, dtype: Any = None) -> PixelAccess: ...
         def _transport(self) -> tuple[Any, bool, str]: ...
 
     def tiles(self, dtype: Any = None, roi: np.ndarray | None = None, *, corrections: CorrectionSet | None = None,
               memory: int | str | None = None, depth: int | None = None, threads: int | None = None, crop: Crop | None = None,
-              bin_sig: int | Sequence[int] | None = None) -> Iterator[DataTile]:
+              bin_sig: int | Sequence[int] | None = None, tiling_scheme: TilingScheme | None = None) -> Iterator[DataTile]:
         """All frames, a stack of whole frames at a time, decoded on this data set's device.
 
         Parameters
@@ -75,6 +77,9 @@ class PixelAccess:
             Decode ahead on that many threads; None as configured, else 0: in the caller's.
         crop, bin_sig
             Only a part of the detector, and sums over blocks of its pixels, as `DataSet.reduce` says.
+        tiling_scheme
+            Instead of whole frames, stacks of its boxes, all boxes of a stack one after the other; its depth, unless `depth` is given.
+            `cache_scheme` makes one for frames that are larger than the CPU's cache.
 
         Yields
         ------
@@ -85,7 +90,7 @@ class PixelAccess:
         Raises
         ------
         ShapeError
-            The roi does not fit the nav shape.
+            The roi does not fit the nav shape, or the tiling scheme is one for another detector.
         MemoryBudgetError
             One frame does not fit the budget; the message says how much would.
         ValueError
@@ -94,14 +99,42 @@ class PixelAccess:
             At the tile whose bytes could not be read.
         """
         if crop is not None or bin_sig is not None:
-            yield from self.reduce(crop, bin_sig).tiles(dtype, roi, corrections=corrections, memory=memory, depth=depth, threads=threads)
+            yield from self.reduce(crop, bin_sig).tiles(dtype, roi, corrections=corrections, memory=memory, depth=depth, threads=threads,
+                                                        tiling_scheme=tiling_scheme)
             return
         nav, frames = self._selected(roi)
+        boxes = None
+        if tiling_scheme is not None:
+            if tuple(tiling_scheme.dataset_shape.sig) != tuple(self.shape.sig):
+                raise ShapeError(f"{name_of(self.layout)}: the tiling scheme cuts frames of {tiling_scheme.dataset_shape.sig}; "
+                                 f"expected a scheme for {self.shape.sig}")
+            boxes = [Box(tuple(s.origin), tuple(s.shape), index) for index, s in tiling_scheme.slices]
+            depth = tiling_scheme.depth if depth is None else depth
         backend, cold, _ = self._transport()
         corrections = self._corrections(corrections)
-        yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, depth=depth, memory=memory, corrections=corrections,
-                                  dtype=self.output_dtype(dtype, corrections), threads=decode_threads(threads), cold=cold,
-                                  reduction=self._reduction)
+        yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, boxes=boxes, depth=depth, memory=memory,
+                                  corrections=corrections, dtype=self.output_dtype(dtype, corrections), threads=decode_threads(threads),
+                                  cold=cold, reduction=self._reduction)
+
+    def cache_scheme(self, dtype: Any = None, *, corrections: CorrectionSet | None = None) -> TilingScheme:
+        """How to cut tiles that stay in the CPU's cache even where a frame does not: for `tiles`.
+
+        A frame of a K2IS capture takes 15 MB in float32. Who only sums pixels, or multiplies them with masks, need not send that to
+        memory and back. Boxes are the smallest ones that suit the format, grown or halved to the size of a tile; small frames are stacked
+        whole, and so are all frames on a GPU.
+
+        Parameters
+        ----------
+        dtype, corrections
+            As for `tiles`.
+        """
+        itemsize = self.output_dtype(dtype, self._corrections(corrections)).itemsize
+        on_device = self.engine.name != "cpu"
+        sig, base = tuple(self.shape.sig), self.get_base_shape(None)[1:]
+        room = (config.stream().tile_bytes or (DEVICE_TILE_BYTES if on_device else CPU_TILE_BYTES)) // itemsize
+        depth = room // math.prod(sig)
+        box = sig if depth or on_device else fitting_box(sig, base, room)
+        return TilingScheme.make_for_shape(Shape((max(1, depth), *box), sig_dims=len(sig)), self.shape, intent="tile")
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
         return self.get_correction_data() if corrections is None else corrections

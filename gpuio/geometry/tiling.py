@@ -314,3 +314,27 @@ def _check_adjustment(found: tuple[int, ...], adjusted: tuple[int, ...], sig_sha
     if _has_excluded(corrections):
         raise ShapeError(f"{message}, which may part excluded pixels from their neighbours")
     warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def fitting_box(sig: Sequence[int], base: Sequence[int], room: int) -> tuple[int, ...]:
+    """A box of at most `room` pixels to cut the detector into: `base` grown along the fastest axes first, or cut along the slowest ones.
+
+    Cuts are even, so that no box is a small rest.
+    """
+    box = [min(b, n) for b, n in zip(base, sig, strict=True)]
+    for axis in range(len(box)):                    # too large: cut rows, then columns
+        rest = math.prod(box[axis + 1:])
+        if math.prod(box) > room:
+            box[axis] = _even(box[axis], max(1, room // rest))
+    for axis in reversed(range(len(box))):
+        times = room // math.prod(box)
+        if times > 1 and box[axis] < sig[axis]:
+            parts = -(-sig[axis] // box[axis])      # of the size that suits the format: several of them together
+            box[axis] = min(sig[axis], box[axis] * _even(parts, times))
+    return tuple(box)
+
+
+def _even(count: int, most: int) -> int:
+    """The largest part when `count` things are divided evenly into parts of at most `most`."""
+    parts = -(-count // most)
+    return -(-count // parts)
