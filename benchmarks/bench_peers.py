@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.bench_peers`` prints the table; ``pytest benchmarks/bench_peers.py`` records it with pytest-benchmark.
 Raw MB/s are packed bytes per CPU second. LiberTEM gets the tiling scheme that it negotiates for a UDF by tile, and applies, as
-gpuio does, the corrections that the files bring. Names of cases as arguments run these only.
+gpuio does, the corrections that the files bring. gpuio gives whole frames; of K2IS tiles that stay in the cache, as those of LiberTEM,
+and whole frames as well. Names of cases as arguments run these only.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ CASES: list[tuple[str, str, dict[str, Any], int, tuple[int, int], float]] = [
     ("tvips u16", "tvips", {}, 16, (256, 256), 1.7),
     ("frms6 bin 4", "frms6", {"dark": 100, "binning": 4}, 4, (264, 264), 6),
     ("k2is", "k2is", {"scan": False}, 12, (1860, 2048), 2),
+    ("k2is whole frames", "k2is", {"scan": False}, 12, (1860, 2048), 1),
 ]
 
 
@@ -74,14 +76,15 @@ def make(folder: Path, case: tuple[str, str, dict[str, Any], int, tuple[int, int
     return fmt, path, load
 
 
-def gpuio_tiles(fmt: str, path: str, load: dict[str, Any]) -> Callable[[], object]:
+def gpuio_tiles(fmt: str, path: str, load: dict[str, Any], whole: bool) -> Callable[[], object]:
+    """Of whole frames, or of parts that stay in the cache."""
     ds = gpuio.load(fmt, path=path, device="cpu", **load)
 
     def run() -> object:
         count = 0
-        for tile in ds.tiles(dtype="float32"):
-            count += tile.shape[0]
-        assert count == ds.image_count
+        for tile in ds.tiles(dtype="float32", tiling_scheme=None if whole else ds.cache_scheme("float32")):
+            count += tile.data.size
+        assert count == ds.image_count * ds.shape.sig.size
         return count
 
     return run
@@ -134,7 +137,7 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
             copy = np.ones(raw_bytes(path), dtype=np.uint8)
             target = np.empty_like(copy)
             times = interleaved({
-                "gpuio": gpuio_tiles(fmt, path, load),
+                "gpuio": gpuio_tiles(fmt, path, load, case[0] != "k2is"),
                 "libertem": libertem_tiles(fmt, path, load),
                 "memcpy": lambda copy=copy, target=target: np.copyto(target, copy),
             }, rounds)
