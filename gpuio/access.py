@@ -217,7 +217,8 @@ class PixelAccess:
         pattern = engine.zeros((self.shape.sig.size,), wide)
         backend, cold, _ = self._transport()
         for done in add_frames(self.layout, engine, backend, nav, frames, scan, pattern, dtype=dtype, corrections=corrections,
-                               memory=memory, cold=cold, reduction=self._reduction, threads=decode_threads(threads)):
+                               memory=memory, cold=cold, reduction=self._reduction, threads=decode_threads(threads),
+                               base=self.get_base_shape(None)[1:]):
             if progress is not None:
                 progress(done, len(frames))
         scan_host, pattern_host = engine.download(scan), engine.download(pattern)

@@ -173,6 +173,8 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
         depth = (wishes.tile_bytes or (DEVICE_TILE_BYTES if on_device else THREADED_TILE_BYTES if threads else CPU_TILE_BYTES)) // frame_out
     # Half of the budget is for staging: with less, files would be read frame by frame.
     depth = max(1, min(depth, budget // (2 * outputs) // frame_out, most, len(frames) or 1))
+    if len(cuts) > 1:                      # all boxes of a tile are taken from one block
+        depth = max(1, min(depth, (budget - padding) // (outputs * frame_out + share)))
     left = budget - depth * frame_out * outputs - padding
     target = max(span * depth, 4 << 20) if on_device else COLD_BLOCK_BYTES if read_threads or threads else WARM_BLOCK_BYTES
     target = wishes.block_bytes or target
@@ -183,7 +185,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     elif mapped:
         target = MAPPED_BLOCK_BYTES * parts
     block_frames = max(1, min(min(target, left // slots) // max(1, frame_staged), len(frames)))
-    if len(cuts) > 1:                      # all boxes of a tile are taken from one block
+    if len(cuts) > 1:
         block_frames = max(depth, block_frames)
     if block_frames > depth and threads and not (read_threads or mapped):
         block_frames = depth

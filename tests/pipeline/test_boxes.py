@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import gpuio
-from gpuio import synth
-from gpuio.base import CorrectionSet, TilingScheme
-from gpuio.boxes import CPU_TILE_BYTES
+from gpuio import pipeline, synth
+from gpuio.base import BufferedBackend, CorrectionSet, DirectBackend, MMapBackend, TilingScheme
+from gpuio.boxes import CPU_TILE_BYTES, Box
 from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.geometry.tiling import fitting_box
 from gpuio.shape import Shape
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
+from tests.pipeline.test_stream import CountingEngine
 
 
 @pytest.fixture
@@ -95,6 +96,21 @@ def test_boxes_need_less_memory_than_whole_frames(ds: gpuio.DataSet, frames: np.
     # A stack of packed frames has to fit nevertheless.
     tiles = ds.tiles("f8", memory=budget, tiling_scheme=scheme(ds, 1, 2, 17))
     np.testing.assert_array_equal(together(tiles, frames.shape), frames)
+
+
+@pytest.mark.parametrize("backend", [BufferedBackend(), DirectBackend(), MMapBackend()], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("cold", [False, True])
+def test_deep_stacks_of_boxes_keep_to_the_budget(ds: gpuio.DataSet, frames: np.ndarray, backend: Any, threads: int, cold: bool) -> None:
+    boxes = [Box((0, x), (13, 1), x) for x in range(17)]
+    selected = np.arange(20)
+    budget, out = 60 << 10 if isinstance(backend, DirectBackend) else 16 << 10, np.zeros(frames.shape)
+    engine = CountingEngine()
+    for tile in pipeline.tiles(ds.layout, engine, backend, selected, selected, boxes=boxes, dtype="f8", depth=20, memory=budget,
+                               threads=threads, cold=cold):
+        out[tile.tile_slice.get()] = tile.data
+    np.testing.assert_array_equal(out, frames)
+    assert engine.allocated <= budget
 
 
 @pytest.mark.parametrize("dtype", ["u2", "f4", "f8"])

@@ -177,3 +177,31 @@ def test_progress_ends_with_all_frames_and_memory_is_kept_to(tmp_path: Path, rng
         seen.clear()
         ds.sum_nav(threads=3, progress=lambda done, total, seen=seen: seen.append((done, total)))
         assert seen[-1] == (20, 20) and [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: type(backend).__name__)
+def test_frames_that_do_not_fit_the_cache_are_added_in_boxes(tmp_path: Path, rng: np.random.Generator, backend, threads: int,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpuio.sums, "BOX_BYTES", 300)
+    monkeypatch.setattr("gpuio.access.PixelAccess.get_base_shape", lambda self, roi: (1, 5, 4), raising=False)
+    frames = random_frames(rng, 20, (13, 17), np.dtype(">i4"))
+    ds = plain_files(tmp_path, frames, rng, backend)
+    monkeypatch.setattr(type(ds.engine), "frame_adder", lambda *a: None)
+    boxes: list[tuple[int, ...]] = []
+    adder = type(ds.engine).adder
+    monkeypatch.setattr(type(ds.engine), "adder", lambda self, stack, *sums: boxes.append(stack.shape) or adder(self, stack, *sums))
+    told: list[tuple[int, int]] = []
+    check(ds, frames.astype("i4"), rng, threads=threads, progress=lambda done, total: told.append((done, total)))
+    assert max(pixels for _, pixels in boxes) <= 300 // 4
+    assert max(depth for depth, _ in boxes) == (8 if threads == 0 else 7)
+    assert [step for step in told if step[1] == 20][-1:] == [(20, 20)]
+
+
+def test_a_k2is_capture_is_added_in_boxes(tmp_path: Path, rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 4096, (11, 1860, 2048), dtype="u2")
+    paths = synth.write("k2is", str(tmp_path / "scan.gtg"), iter([pixels]), nav_shape=(11,), sig_shape=(1860, 2048), scan=False)
+    ds = gpuio.load("k2is", path=next(p for p in paths if p.endswith(".gtg")), device="cpu", nav_shape=(11,))
+    check(ds, pixels, rng)
+    check(ds.reduce(crop=((0, 1800), (100, 2000))), pixels[:, :1800, 100:2000], rng)
+    check(ds, pixels, rng, memory="40 MiB")
