@@ -19,8 +19,8 @@ from tests.kernels.cuda_on_host import HostRuntime
 from tests.reference_engine import ReferenceEngine
 
 engine = CpuEngine()
-#: More frames than are added together, and some left over; less than a step of pixels, a block, and more than one.
-DEPTH, SIZES = TOGETHER + 3, (1, 37, BLOCK, BLOCK + 21)
+#: As many frames as are added together, and all numbers of those left over; less than a step of pixels, a block, and more than one.
+DEPTH, SIZES = 2 * TOGETHER, (1, 37, BLOCK, BLOCK + 21)
 INTEGERS = ("?", *(dtype for dtype in SOURCES if dtype[0] != "f"))
 REALS = ("f2", "f4", "f8", "c8", "c16")
 
