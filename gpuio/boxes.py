@@ -28,8 +28,9 @@ from gpuio.shape import Shape, Slice
 CPU_TILE_BYTES = 2 << 20 if cpu_vendor() == "AuthenticAMD" else 512 << 10
 #: Decoded frames on a device that a box is cut from, or that are binned, at a time.
 DEVICE_SCRATCH_BYTES = 32 << 20
-#: Decoders without maps to keep with a layout, so that reading one frame or a few does not take longer to prepare than to do.
-KEPT_DECODERS = 8
+#: Decoders without maps to keep with a layout, so that reading one frame or a few does not take longer to prepare than to do, nor does a
+#: tile of a scheme. Schemes for K2IS have up to 256 boxes; a decoder takes some 10 KB.
+KEPT_DECODERS = 512
 #: Decoders to keep for frames that lack parts, one for each set of parts; each may hold dark and gain maps.
 PARTIAL_DECODERS = 8
 
