@@ -155,8 +155,9 @@ class PixelAccess:
 
     def blank(self) -> np.ndarray:
         """bool[nav]: positions that no file frame belongs to."""
-        nav = tuple(self.shape.nav)
-        return (self._file_frames(np.arange(self.shape.nav.size)) < 0).reshape(nav)
+        blank = np.ones(self.shape.nav.size, dtype=bool)
+        blank[self._selected(None)[0]] = False
+        return blank.reshape(tuple(self.shape.nav))
 
     def read(self, nav: np.ndarray, *, dtype: Any = None, box: Box | None = None, corrections: CorrectionSet | None = None,
              memory: int | str | None = None) -> Any:
@@ -173,18 +174,22 @@ class PixelAccess:
         """
         corrections = self._corrections(corrections)
         shape = (len(nav), *(self.shape.sig if box is None else box.shape))
-        engine, to = self.engine, self.output_dtype(dtype, corrections)
-        try:
-            out = engine.zeros(shape, to)
-        except MemoryError as error:
-            if (free := engine.free_bytes()) is None:
-                raise
-            raise MemoryBudgetError(f"{name_of(self.layout)}: {len(nav)} frames take {math.prod(shape) * to.itemsize} bytes; {engine.name} "
-                                    f"has {free} left; read fewer at a time, or take tiles") from error
+        engine = self.engine
+        out = self._zeros(shape, self.output_dtype(dtype, corrections), f"{len(nav)} frames", "read fewer at a time, or take tiles")
         backend, cold, _ = self._transport()
         pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
                              memory=memory, cold=cold, reduction=self._reduction)
         return out
+
+    def _zeros(self, shape: tuple[int, ...], dtype: np.dtype, what: str, remedy: str) -> Any:
+        """Room for a result on the device."""
+        engine = self.engine
+        try:
+            return engine.zeros(shape, dtype)
+        except MemoryError as error:
+            left = "" if (free := engine.free_bytes()) is None else f"; {engine.name} has {free} left"
+            raise MemoryBudgetError(f"{name_of(self.layout)}: {what} take {math.prod(shape) * dtype.itemsize} bytes{left}; "
+                                    f"{remedy}") from error
 
     def summary(self, *, roi: np.ndarray | None = None, corrections: CorrectionSet | None = None, memory: int | str | None = None,
                 threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -213,8 +218,8 @@ class PixelAccess:
         wide = sum_dtype(dtype)
         total = self.shape.nav.size if roi is None else len(flat_indices(roi, self.shape.nav))
         engine = self.engine
-        scan = engine.zeros((total,), wide)
-        pattern = engine.zeros((self.shape.sig.size,), wide)
+        scan = self._zeros((total,), wide, "sums of all frames", "choose positions with a roi")
+        pattern = self._zeros((self.shape.sig.size,), wide, "sums over all frames", "crop or bin the detector")
         backend, cold, _ = self._transport()
         for done in add_frames(self.layout, engine, backend, nav, frames, scan, pattern, dtype=dtype, corrections=corrections,
                                memory=memory, cold=cold, reduction=self._reduction, threads=decode_threads(threads),
@@ -263,15 +268,14 @@ class PixelAccess:
         """
         options = {"dtype": dtype, "corrections": corrections}
         nav_key, sig_key = split_key(key, self.shape)
-        nav_shape, sig_shape = tuple(self.shape.nav), tuple(self.shape.sig)
-        positions = np.arange(int(np.prod(nav_shape)), dtype=np.int64).reshape(nav_shape)[nav_key]
+        sig_shape = tuple(self.shape.sig)
         origin, extent, rest = [], [], []
         for k, n in zip(sig_key, sig_shape, strict=True):
             first, count, inner = _interval(k, n)
             origin.append(first)
             extent.append(count)
             rest.append(inner)
-        selected = np.asarray(positions)
+        selected = _positions(tuple(self.shape.nav), nav_key)
         whole = tuple(extent) == sig_shape
         if 0 in extent:
             nothing = self.read(selected.ravel()[:0], **options).reshape(0)
@@ -310,6 +314,15 @@ def split_key(key: Any, shape: Shape) -> tuple[tuple[Any, ...], tuple[Any, ...]]
     if axes > nav_dims or any(isinstance(k, np.ndarray) and k.ndim for k in keys):
         raise IndexError("masks and lists select scan positions; detector axes take integers and slices")
     return tuple(nav), tuple(int(k) if isinstance(k, np.ndarray) else k for k in keys)
+
+
+def _positions(nav_shape: tuple[int, ...], key: tuple[Any, ...]) -> np.ndarray:
+    """Flat nav indices that a key selects: of one line of numbers for each axis, so that a scan of any size costs nothing."""
+    selected, step = np.zeros((), np.int64), 1
+    for axis in reversed(range(len(nav_shape))):
+        line = np.arange(0, step * nav_shape[axis], step, dtype=np.int64).reshape(-1, *(1,) * (len(nav_shape) - 1 - axis))
+        selected, step = selected + np.broadcast_to(line, nav_shape)[key], step * nav_shape[axis]
+    return np.asarray(selected)
 
 
 def _axes(key: Any) -> int:

@@ -10,6 +10,7 @@ image_count``; all other positions are blank.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,12 +18,12 @@ import numpy as np
 
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, get_engine, resolve_device
-from gpuio.errors import DataSetException, ShapeError
+from gpuio.errors import DataSetException, ShapeError, UnsupportedFeature
 from gpuio.exchange import Exchange
 from gpuio.fileset import File, FileSet
 from gpuio.geometry import partition as split
 from gpuio.geometry.selection import check_sync_offset, sync_offset_info
-from gpuio.layout import Layout, of_numbers
+from gpuio.layout import MAX_FRAME_BYTES, MAX_FRAMES, Layout, of_numbers
 from gpuio.messages import JobExecutor, MessageConverter, TaskCommHandler, WorkerContext, message_schema
 from gpuio.meta import DataSetMeta
 from gpuio.partition import BasePartition, Partition, WritableDataSet, WritablePartition
@@ -112,6 +113,7 @@ class DataSet(Exchange):
         if sig != layout.sig_shape:
             layout = _with_sig_shape(layout, tuple(sig))
         nav = self._nav_shape or layout.nav_shape or guess_nav_shape(layout.image_count)
+        self._check_size(tuple(nav), layout)
         self._sync_offset = layout.sync_offset if self._sync_offset is None else int(self._sync_offset)
         check_sync_offset(self._sync_offset, layout.image_count)
         self._layout = layout
@@ -119,6 +121,17 @@ class DataSet(Exchange):
             shape=Shape((*nav, *sig), sig_dims=len(sig)), image_count=layout.image_count, raw_dtype=self._raw_dtype(layout),
             dtype=self._default_dtype(layout), metadata=layout.metadata, sync_offset=self._sync_offset)
         return self
+
+    def _check_size(self, nav: tuple[int, ...], layout: Layout) -> None:
+        """Refuse what files may announce and nothing can hold."""
+        positions, frames, frame_bytes = math.prod(nav), layout.image_count, layout.sig_size * layout.dtype.itemsize
+        if positions > MAX_FRAMES and self._nav_shape is not None:
+            raise ShapeError(f"{self._name}: nav_shape {nav} has {positions} positions; expected at most {MAX_FRAMES}")
+        if max(positions, frames) > MAX_FRAMES:
+            raise UnsupportedFeature(f"{self._name}: has {frames} frames, and {positions} scan positions; expected at most {MAX_FRAMES}")
+        if frame_bytes > MAX_FRAME_BYTES:
+            raise UnsupportedFeature(f"{self._name}: frames of {layout.sig_shape} {layout.dtype} have {frame_bytes} bytes; "
+                                     f"expected at most {MAX_FRAME_BYTES}")
 
     @staticmethod
     def _raw_dtype(layout: Layout) -> np.dtype:
@@ -324,8 +337,11 @@ class DataSet(Exchange):
 
     def get_slices(self) -> Iterator[tuple[Slice, int, int]]:
         """Slice, first file frame, one past the last, of each partition."""
-        count = self.get_num_partitions() if self._partitions_asked_for is None else self._partitions_asked_for
-        return Partition.make_slices(self.shape, min(count, self.shape.nav.size), self.sync_offset)
+        return Partition.make_slices(self.shape, self._partition_count, self.sync_offset)
+
+    @property
+    def _partition_count(self) -> int:
+        return min(self._partitions_asked_for or self.get_num_partitions(), self.shape.nav.size)
 
     def get_partitions(self) -> Iterator[Partition]:
         """The partitions, in order."""
@@ -390,7 +406,7 @@ class DataSet(Exchange):
             # In float32 where that is exact for a single frame.
             maps = {name: self._mean(frames).astype(np.result_type(np.float32, frames.dtype)).reshape(sig)
                     for name, frames in (("dark", layout.dark), ("gain", layout.gain)) if frames is not None}
-            excluded = np.zeros(layout.sig_size, dtype=bool)
+            excluded = np.zeros(layout.sig_size if layout.excluded else 0, dtype=bool)
             for pixels in layout.excluded:
                 excluded[pixels.start:pixels.stop:pixels.step] = True
             self._carried = CorrectionSet(**maps, excluded_pixels=excluded.reshape(sig) if layout.excluded else None,
@@ -462,7 +478,7 @@ class DataSet(Exchange):
         return [
             *self.get_diagnostics(),
             {"name": "Partition shape", "value": str(first.shape)},
-            {"name": "Number of partitions", "value": str(len(list(self.get_slices())))},
+            {"name": "Number of partitions", "value": str(self._partition_count)},
             {"name": "Number of frames skipped at the beginning", "value": info["frames_skipped_start"]},
             {"name": "Number of frames ignored at the end", "value": info["frames_ignored_end"]},
             {"name": "Number of blank frames inserted at the beginning", "value": info["frames_inserted_start"]},
@@ -488,8 +504,6 @@ class DataSet(Exchange):
 
 def guess_nav_shape(image_count: int) -> tuple[int, ...]:
     """A square scan if the number of frames is a square, else a line."""
-    import math
-
     side = math.isqrt(image_count)
     return (side, side) if side * side == image_count and side > 1 else (image_count,)
 

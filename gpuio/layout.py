@@ -37,6 +37,12 @@ PLACEMENT_COLUMNS = (
 )
 SRC, POS, REPEATS, REP_SRC, REP_POS, ROWS, ROW_SRC, ROW_POS, PIXELS, SKIPPED, REVERSED, PART = range(12)
 
+#: Frames of a data set at most, and positions of its scan: files may announce any number and store none of them, and a stream keeps
+#: some tens of bytes about each.
+MAX_FRAMES = 1 << 26
+#: Bytes of a decoded frame at most; no arithmetic with offsets overflows below.
+MAX_FRAME_BYTES = 1 << 40
+
 
 def of_numbers(dtype: Any) -> np.dtype:
     """A dtype that pixels can have.

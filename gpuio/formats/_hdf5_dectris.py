@@ -35,9 +35,9 @@ import numpy as np
 from gpuio.chunks import FILE, Chunks
 from gpuio.errors import DataSetException, FormatError
 from gpuio.fileset import File, FileSet
-from gpuio.formats._hdf5_storage import MAX_FRAMES, Stored, by_library, storage
+from gpuio.formats._hdf5_storage import Stored, by_library, storage
 from gpuio.formats._hdf5_structure import Place, attribute, dataset, is_named, library, number, opened, resolve, single, text
-from gpuio.layout import Encoding, Layout
+from gpuio.layout import MAX_FRAMES, Encoding, Layout
 
 GROUP = "/entry/data"
 PART = re.compile(r"data_(\d+)")

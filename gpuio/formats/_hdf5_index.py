@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -108,9 +109,13 @@ def _entry(n: int) -> np.dtype:
 def _leaves(descriptor: int, base: int, root: int, n: int, at_most: int) -> np.ndarray:
     """Entries of all leaves of a tree; ValueError if it is none."""
     entry = _entry(n)
-    leaves, pending, read = [], [(root, -1)], 0
+    leaves, pending, seen = [], [(root, -1)], set()
+    counts: Counter[int] = Counter()            # entries of each level: of no level are there more than chunks
     while pending:
         node, expected = pending.pop()
+        if node in seen:
+            raise ValueError(f"its tree leads to the node at byte {base + node} twice")
+        seen.add(node)
         raw = os.pread(descriptor, 24 + 64 * entry.itemsize, base + node)
         signature, kind, level, used = struct.unpack_from("<4sBBH", raw)
         if 24 + used * entry.itemsize > len(raw):
@@ -118,9 +123,9 @@ def _leaves(descriptor: int, base: int, root: int, n: int, at_most: int) -> np.n
         if signature != b"TREE" or kind != 1 or (expected >= 0 and level != expected) or 24 + used * entry.itemsize > len(raw):
             raise ValueError(f"at byte {base + node}: expected a node of chunks{f' of level {expected}' if expected >= 0 else ''} with "
                              f"{used} entries, found {signature!r}, type {kind}, level {level}, {len(raw)} bytes")
-        read += used
-        if read > 16 * at_most + used:      # more than any tree has whose leaves hold so many chunks
-            raise ValueError(f"its tree has more than {read} entries for {at_most} chunks")
+        counts[level] += used
+        if counts[level] > at_most:
+            raise ValueError(f"its tree has more than {at_most} entries of level {level}; there are {at_most} chunks")
         if level == 0:
             leaves.append(raw[24:24 + used * entry.itemsize])
         else:

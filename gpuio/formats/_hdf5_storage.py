@@ -41,7 +41,7 @@ from gpuio.formats._hdf5_chunks import MAX_CHUNKS, check_plugins, check_user_blo
 from gpuio.formats._hdf5_library import LibraryArray, LibrarySource
 from gpuio.formats._hdf5_structure import Place, dataset, is_plain, opened, pixel_dtype, resolve
 from gpuio.formats._siblings import outside
-from gpuio.layout import Piece, Strided, plain_pieces
+from gpuio.layout import MAX_FRAMES, Piece, Strided, plain_pieces
 
 #: Layout classes of HDF5.
 COMPACT, CONTIGUOUS, CHUNKED, VIRTUAL = range(4)
@@ -50,8 +50,6 @@ MAX_RUNS = 16
 #: Bytes that the library is asked for at a time, about, where it gives no boxes itself.
 LIBRARY_BYTES = 4 << 20
 MAX_VIRTUAL_DEPTH = 8
-#: Frames of a data set at most: files may announce any number and store none of them.
-MAX_FRAMES = 1 << 28
 
 
 @dataclass(frozen=True)

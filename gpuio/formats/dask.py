@@ -195,6 +195,9 @@ class DaskDataSet(ArrayDataSet):
         """One for each chunk."""
         return len(self.layout.parts[0])
 
+    def set_num_partitions(self, count: int | None) -> None:
+        """Does nothing: there is one for each chunk."""
+
     def get_slices(self) -> Iterator[tuple[Slice, int, int]]:
         """Slice, first frame, one past the last, of each partition."""
         sig = tuple(self.shape.sig)

@@ -186,13 +186,24 @@ def test_a_bomb_is_refused_before_anything_is_allocated(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("huge chunks", (1 << 20, 30000, 30000), "u2", chunks=(1, 30000, 30000), compression="gzip")
         file.create_dataset("many frames", (1 << 40, 8, 8), "u2")
-        file.create_dataset("many chunks", (1 << 27, 8, 8), "u2", chunks=(1, 8, 4))
-        file.create_dataset("many by the library", (1 << 27, 8, 8), "u2", chunks=(1, 8, 4), **hdf5plugin.Zstd())
+        file.create_dataset("many chunks", (1 << 26, 8, 8), "u2", chunks=(1, 8, 4))
+        file.create_dataset("many by the library", (1 << 26, 8, 8), "u2", chunks=(1, 8, 4), **hdf5plugin.Zstd())
+        file.create_dataset("huge frames", (3, 1 << 20, 1 << 20), "u2")
+        file.create_dataset("large frames", (3, 1 << 19, 1 << 20), "u2")
     with pytest.raises(MemoryBudgetError, match="cannot hold one frame"):
         next(load(path, ds_path="huge chunks").tiles(memory="1 GiB"))
     refused(UnsupportedFeature, f"has {1 << 40} frames; expected at most", path, ds_path="many frames")
-    refused(UnsupportedFeature, f"has {1 << 28} chunks", path, ds_path="many chunks")
-    refused(UnsupportedFeature, f"asked {1 << 27} times for chunks", path, ds_path="many by the library")
+    refused(UnsupportedFeature, f"has {1 << 27} chunks", path, ds_path="many chunks")
+    refused(UnsupportedFeature, f"asked {1 << 26} times for chunks", path, ds_path="many by the library")
+    refused(UnsupportedFeature, f"frames of .* uint16 have {1 << 41} bytes; expected at most", path, ds_path="huge frames")
+    ds = load(path, ds_path="large frames")
+    assert not ds.get_correction_data().have_corrections()
+    with pytest.raises(MemoryBudgetError, match="cannot hold one frame"):
+        next(ds.tiles())
+    with pytest.raises(MemoryBudgetError, match=f"1 frames take {1 << 40} bytes; read fewer at a time"):
+        ds[0]
+    with pytest.raises(MemoryBudgetError, match=f"sums over all frames take {1 << 42} bytes"):
+        ds.summary()
 
 
 def test_a_filter_that_is_not_there_is_named(tmp_path, monkeypatch):

@@ -81,8 +81,29 @@ def test_a_tree_that_makes_no_sense_is_an_error(tmp_path, damage):
                       "entries": (leaf + 6, b"\xff\xff"), "cut off": (root + 24 + 40, (1 << 40).to_bytes(8, "little"))}[damage]
         file.seek(place)
         file.write(new)
-    with pytest.raises(FormatError, match=r"a\.h5: the index of chunks of /a/b/data (is damaged: at byte \d+: expected|cannot be read)"):
+    with pytest.raises(FormatError, match=r"a\.h5: the index of chunks of /a/b/data (is damaged: (at byte|its tree leads)|cannot be read)"):
         gpuio.open(path, device="cpu", ds_path="a/b/data")
+
+
+def test_a_tree_that_leads_to_a_node_twice_is_an_error(tmp_path):
+    """However large the tree that it describes: the file is small."""
+    path = str(tmp_path / "a.h5")
+    write(path, (3000, 4, 4), (1, 4, 4))
+    root = next(at for at, level in nodes(path) if level == max(level for _, level in nodes(path)))
+    with open(path, "r+b") as file:
+        file.seek(root + 24 + 40)
+        child = file.read(8)
+        file.seek(root + 24 + 48 + 40)
+        file.write(child)
+    with pytest.raises(FormatError, match=r"a\.h5: .* /a/b/data is damaged: its tree leads to the node at byte \d+ twice"):
+        gpuio.open(path, device="cpu", ds_path="a/b/data")
+
+
+def test_a_tree_of_more_entries_than_chunks_is_an_error(tmp_path):
+    path = str(tmp_path / "a.h5")
+    write(path, (3000, 4, 4), (1, 4, 4))
+    with h5py.File(path) as file, pytest.raises(FormatError, match="more than 2999 entries of level 0; there are 2999 chunks"):
+        read_index(file["a/b/data"], path, 2999)
 
 
 def test_a_data_set_without_chunks(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -368,3 +369,19 @@ def test_data_sets_and_partitions_pickle_small(tmp_path):
     part = next(ds.get_partitions())
     assert len(pickle.dumps(part)) < 4000
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)).get_macrotile("u2").data, frames[:part.shape[0]])
+
+
+def test_a_scan_of_any_size_costs_nothing_where_there_are_no_frames(tmp_path):
+    frames = np.random.default_rng(31).integers(0, 1000, (6, 5, 7)).astype("u2")
+    path = tmp_path / "a.raw"
+    frames.tofile(path)
+    with pytest.raises(ShapeError, match=r"a\.raw: nav_shape \(1000000, 1000000\) has 1000000000000 positions; expected at most"):
+        gpuio.load("raw", path=path, dtype="u2", nav_shape=(10**6, 10**6), sig_shape=(5, 7))
+    ds = gpuio.load("raw", path=path, dtype="u2", nav_shape=(1 << 13, 1 << 13), sig_shape=(5, 7), device="cpu")
+    ds[0, 0]
+    tracemalloc.start()
+    np.testing.assert_array_equal(ds[0, :7], [*frames, np.zeros((5, 7))])
+    assert not ds[8191, 8191].any()
+    np.testing.assert_array_equal(np.concatenate([tile.data for tile in ds.tiles()]), frames)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
