@@ -1,7 +1,8 @@
 """Every encoding from the page cache to tiles, beside the floor: packed bytes once into the CPU's cache, tiles written once.
 
 ``python -m benchmarks.bench_floor [NAME ...]`` prints the table: native, float32, and float32 with dark and gain, one thread, files
-of `BYTES` in the page cache, *of floor* by CPU time. On a GPU the same by ``python -m benchmarks.evidence``.
+of `BYTES` in the page cache, *of floor* by CPU time. Tiles stay in the CPU's cache: those of K2IS are parts of frames. On a GPU the same
+by ``python -m benchmarks.evidence``.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def candidates(ds: gpuio.DataSet) -> dict[str, Callable[[], object]]:
 
     def stream(dtype: Any, corrections: CorrectionSet) -> Callable[[], None]:
         def run() -> None:
-            for tile in ds.tiles(dtype, corrections=corrections):
+            for tile in ds.tiles(dtype, corrections=corrections, tiling_scheme=ds.cache_scheme(dtype, corrections=corrections)):
                 look(tile.data)
         return run
 

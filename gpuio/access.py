@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from gpuio.reduction import Crop, Reduction
 
 
+#: Frames of a tile where frames do not fit the cache and are corrected (measured on Intel Cascade Lake, K2IS with dark and gain to float32:
+#: single frames 0.46 GB/s, four 0.65, eight 0.73).
+CORRECTED_STACK = 8
+
+
 class PixelAccess:
     """Pixels of a class that knows its layout, shape, sync offset, corrections, engine and transport."""
 
@@ -128,12 +133,16 @@ class PixelAccess:
         dtype, corrections
             As for `tiles`.
         """
-        itemsize = self.output_dtype(dtype, self._corrections(corrections)).itemsize
+        corrections = self._corrections(corrections)
+        itemsize = self.output_dtype(dtype, corrections).itemsize
         on_device = self.engine.name != "cpu"
         sig, base = tuple(self.shape.sig), self.get_base_shape(None)[1:]
         room = (config.stream().tile_bytes or (DEVICE_TILE_BYTES if on_device else CPU_TILE_BYTES)) // itemsize
-        depth = room // math.prod(sig)
-        box = sig if depth or on_device else fitting_box(sig, base, room)
+        depth, box = room // math.prod(sig), sig
+        if not depth and not on_device:
+            # Dark and gain take more memory than pixels: they are fetched for some frames at a time.
+            depth, room = (CORRECTED_STACK, room // 2) if corrections.have_corrections() else (1, room)
+            box = fitting_box(sig, base, room)
         return TilingScheme.make_for_shape(Shape((max(1, depth), *box), sig_dims=len(sig)), self.shape, intent="tile")
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:

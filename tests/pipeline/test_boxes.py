@@ -126,6 +126,20 @@ def test_a_k2is_capture_in_tiles_that_stay_in_the_cache(tmp_path: Path, dtype: s
     np.testing.assert_array_equal(together(ds.tiles(dtype, tiling_scheme=fitting), pixels.shape), pixels)
 
 
+def test_corrected_boxes_are_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpuio.access.CPU_TILE_BYTES", 10 * 17 * 4)
+    rng = np.random.default_rng(5)
+    pixels = random_frames(rng, 20, (40, 17), np.dtype("<u2"))
+    paths = write_files(tmp_path, pixels, [20], 0, 0, 0, rng)
+    ds = PlainFiles(paths, [20], "<u2", (40, 17), (4, 5), 0).initialize().to("cpu")
+    corrections = CorrectionSet(dark=rng.normal(3, 1, (40, 17)), gain=rng.normal(1, 0.1, (40, 17)))
+    assert tuple(ds.cache_scheme("f4").shape) == (1, 10, 17)
+    fitting = ds.cache_scheme("f4", corrections=corrections)
+    assert tuple(fitting.shape) == (8, 5, 17)
+    whole = np.concatenate([np.array(tile.data) for tile in ds.tiles("f4", corrections=corrections)])
+    np.testing.assert_array_equal(together(ds.tiles("f4", corrections=corrections, tiling_scheme=fitting), whole.shape).astype("f4"), whole)
+
+
 def test_small_frames_are_stacked_whole(ds: gpuio.DataSet) -> None:
     fitting = ds.cache_scheme("f4")
     assert tuple(fitting.shape) == (CPU_TILE_BYTES // (13 * 17 * 4), 13, 17)
