@@ -29,6 +29,8 @@ from gpuio.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gpuio.dataset import DataSet
 
 __version__ = "0.1.0"
@@ -107,7 +109,7 @@ def load(format: str, *args: Any, device: str | None = None, crop: Any = None, b
     if device is not None:
         device = resolve_device(device)
     cls = _registry().get(format)
-    dtype = parameters.pop("dtype", None) if "dtype" not in signature(cls).parameters else None
+    dtype = parameters.pop("dtype") if "dtype" in parameters and "dtype" not in signature(cls).parameters else None
     ds = cls(*args, **parameters).initialize(None)
     ds._device = device
     return ds if crop is None and bin_sig is None and dtype is None else ds.reduce(crop, bin_sig, dtype)
@@ -134,23 +136,23 @@ def _registry() -> Any:
     return import_module("gpuio.formats")
 
 
-def _candidates(path: str) -> list[str]:
-    """Formats whose first bytes fit, those with a fitting extension first."""
+def _candidates(path: str) -> Iterator[str]:
+    """Formats whose first bytes fit, those with a fitting extension first; a module is imported when its turn comes."""
     from gpuio.source import HostFiles
 
     registry = _registry()
     head = HostFiles().read(path, 0, registry.HEAD_BYTES)
-    return [name for name in registry.sniff_order(path) if registry.get(name).sniff(head, path)]
+    return (name for name in registry.sniff_order(path) if registry.get(name).sniff(head, path))
 
 
 def _recognise(path: str) -> str:
     """The format of a file; the first whose bytes fit."""
-    found = _candidates(path)
-    if not found:
+    found = next(_candidates(path), None)
+    if found is None:
         tried = ", ".join(_registry().sniff_order(path))
         raise UnknownFormat(f"{path}: no format recognises this file (tried {tried}); "
                             "a file without a header needs gpuio.load('raw', path=..., dtype=..., nav_shape=..., sig_shape=...)")
-    return found[0]
+    return found
 
 
 def __getattr__(name: str) -> Any:

@@ -107,8 +107,8 @@ class DataSet(Exchange):
     def _settle(self, layout: Layout) -> DataSet:
         """Take a layout and the user's wishes together."""
         sig = self._sig_shape or layout.sig_shape
-        if int(np.prod(sig, dtype=object)) != layout.sig_size:
-            raise ShapeError(f"{self._name}: sig_shape {sig} has {np.prod(sig, dtype=object)} pixels; "
+        if math.prod(sig) != layout.sig_size:
+            raise ShapeError(f"{self._name}: sig_shape {sig} has {math.prod(sig)} pixels; "
                              f"the stored frames {layout.sig_shape} have {layout.sig_size}")
         if sig != layout.sig_shape:
             layout = _with_sig_shape(layout, tuple(sig))

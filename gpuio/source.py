@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from gpuio.errors import DataSetException
@@ -38,7 +40,13 @@ class Source(Protocol):
 
 
 class HostFiles:
-    """`Source` on the local file system."""
+    """`Source` on the local file system. Each thread keeps the file open that it read last: headers are many small reads of few files."""
+
+    def __init__(self) -> None:
+        self._last = threading.local()
+
+    def __reduce__(self) -> tuple[type[HostFiles], tuple[()]]:
+        return HostFiles, ()
 
     def size(self, path: str) -> int:
         return _regular(path, os.stat(path))
@@ -46,24 +54,36 @@ class HostFiles:
     def read(self, path: str, offset: int, size: int) -> bytes:
         if not 0 <= size <= MAX_READ:
             raise DataSetException(f"{path}: a header of {size} bytes is asked for; expected at most {MAX_READ}")
-        _regular(path, os.stat(path))           # before opening: opening a pipe for reading would wait for a writer
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            _regular(path, os.fstat(fd))
-            chunks = []
-            while size > 0:
-                chunk = os.pread(fd, size, offset)
-                if not chunk:
-                    break
-                chunks.append(chunk)
-                offset += len(chunk)
-                size -= len(chunk)
-            return b"".join(chunks)
-        finally:
-            os.close(fd)
+        opened = getattr(self._last, "opened", None)
+        if opened is None or opened.path != path:
+            opened = self._last.opened = _Opened(path)
+        chunk = os.pread(opened.descriptor, size, offset)
+        if len(chunk) == size:
+            return chunk
+        chunks = [chunk]
+        while chunk and size > 0:
+            offset += len(chunk)
+            size -= len(chunk)
+            chunk = os.pread(opened.descriptor, size, offset)
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def listdir(self, folder: str) -> list[str]:
         return sorted(os.listdir(folder or "."))
+
+
+class _Opened:
+    """A file that is open for as long as somebody refers to it."""
+
+    def __init__(self, path: str) -> None:
+        _regular(path, os.stat(path))           # before opening: opening a pipe for reading would wait for a writer
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        _regular(path, os.fstat(self.descriptor))
+
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        if hasattr(self, "descriptor"):
+            _close(self.descriptor)
 
 
 def _regular(path: str, status: os.stat_result) -> int:

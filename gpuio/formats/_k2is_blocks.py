@@ -36,7 +36,7 @@ LARGE_JUMP = 1 << 20
 _HEADER = struct.Struct(">I4xBB6xIHHIHHHHI")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Block:
     """What the header of a block says. `x`, `y`: its first pixel in the sector."""
 
@@ -127,6 +127,7 @@ class Sector:
     def __post_init__(self) -> None:
         self.n_blocks = (self.size - self.first_byte) // BLOCK_BYTES
         self._starts: list[int] = []
+        self._seen: dict[int, Block | None] = {}
 
     @property
     def name(self) -> str:
@@ -138,9 +139,14 @@ class Sector:
         return self.first_byte + index * BLOCK_BYTES
 
     def block(self, index: int) -> Block | None:
-        """The header of a block; None if it is damaged."""
-        block = parse_block(self.source.read(self.path, self.byte(index), HEADER_BYTES))
-        return None if isinstance(block, str) else block
+        """The header of a block; None if it is damaged. Some are remembered: those of the first and the last frame are asked for often."""
+        seen = self._seen
+        if index not in seen:
+            if len(seen) >= FEW_BLOCKS:
+                seen.clear()
+            block = parse_block(self.source.read(self.path, self.byte(index), HEADER_BYTES))
+            seen[index] = None if isinstance(block, str) else block
+        return seen[index]
 
     def index_of(self, count: int) -> int | None:
         """Position of a block; None if it is not in the file."""
