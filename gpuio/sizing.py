@@ -66,6 +66,8 @@ class Sizes:
 
     def with_scratch(self, each: int, total: int, on_device: bool) -> Sizes:
         """The same with `total` bytes more, of which a decoder in a thread has `each`."""
+        if not total:
+            return self
         return replace(self, scratch_bytes=each, least_bytes=self.least_bytes + total, host_bytes=self.host_bytes + total * (not on_device),
                        device_bytes=self.device_bytes + total * on_device)
 
@@ -328,8 +330,9 @@ def block_edges(tiles: np.ndarray, block_frames: int) -> np.ndarray:
     """Boundaries of blocks of at most `block_frames`: several whole tiles a block, or several blocks a tile."""
     if len(tiles) < 2:
         return tiles
-    lengths = np.diff(tiles)
-    if int(lengths.max()) >= block_frames:
+    if tiles[-1] <= block_frames:
+        return tiles[[0, -1]]
+    if int(np.diff(tiles).max()) >= block_frames:
         return _split(tiles, block_frames)
     stops, edges = tiles.tolist(), [0]
     while edges[-1] < stops[-1]:

@@ -95,14 +95,14 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
     span = layout.spans_of(placements)
     needed = span[:, 1] - span[:, 0]
     file, origin = _located(layout, frames)
+    if n_parts == 1 and n:
+        plain = _one_extent_a_block(file[:, 0], origin[:, 0], blocks, int(span[0, 0]), int(span[0, 1]), alignment, gap)
+        if plain is not None:
+            return plain
     there = file >= 0
     complete = bool(there.all())
     if not complete and not there.any(axis=1).all():
         raise ValueError("blank frames cannot be planned; the caller leaves them out")
-    if complete and n_parts == 1:
-        plain = _one_extent_a_block(file, origin, blocks, int(span[0, 0]), int(needed[0]), alignment, gap)
-        if plain is not None:
-            return plain
     read = there & (needed > 0)
     missing = None if complete else ~there & (needed > 0)
     block = np.repeat(np.arange(len(blocks) - 1, dtype=np.int64), blocks[1:] - blocks[:-1])
@@ -155,39 +155,45 @@ def make_plan(layout: Layout, frames: np.ndarray, blocks: np.ndarray, placements
     )
 
 
+def _one_extent_a_block(file: np.ndarray, origin: np.ndarray, blocks: np.ndarray, first: int, stop: int, alignment: int,
+                        gap: int) -> Plan | None:
+    """The plan of frames that follow each other in one file, as nearly all do, in a fifth of the steps; None: these do not.
+
+    Parameters
+    ----------
+    file, origin : int64[n_frames]
+        As `FileSet.locate` gives them.
+    first, stop
+        Bytes that are needed of a frame, counted from its origin.
+    """
+    number, lengths = int(file.min()), blocks[1:] - blocks[:-1]
+    step = origin[1:] - origin[:-1]
+    if number < 0 or number != file.max() or stop <= first or not lengths.all() or (
+            len(step) and not 0 <= step.min() <= step.max() <= gap + stop - first):
+        return None
+    extents = np.zeros((len(lengths), 4), dtype=np.int64)
+    begin, end = origin[blocks[:-1]] + first, origin[blocks[1:] - 1] + stop
+    begin -= begin % alignment
+    extents[:, 0], extents[:, 1], extents[:, 2] = number, begin, end + -end % alignment - begin
+    numbers, room = np.arange(len(blocks)), max(alignment, STAGING_ALIGNMENT)
+    return Plan(blocks=blocks, extents=extents, extent_starts=numbers, starts=(origin - np.repeat(begin, lengths))[:, None],
+                extent_of=np.repeat(numbers[:-1], lengths)[:, None], staging_bytes=-(-int(extents[:, 2].max()) // room) * room,
+                needed_bytes=(stop - first) * len(file))
+
+
 def _located(layout: Layout, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """File of each part of frames, numbered as `Layout.numbered_files` says, and the first byte in it: two int64[frames, parts]; -1 for
     the file of a part that a frame lacks.
     """
     if len(layout.parts) == 1:
-        where, origin = layout.parts[0].locate(frames)
-        return where[:, None], origin[:, None]
+        where, at = layout.parts[0].locate(frames)
+        return where[:, None], at[:, None]
     file = np.empty((len(frames), len(layout.parts)), dtype=np.int64)
-    origins = np.empty_like(file)
+    origin = np.empty_like(file)
     for part, (fileset, numbers) in enumerate(zip(layout.parts, layout.numbered_files()[1], strict=True)):
-        where, origins[:, part] = fileset.locate(frames)
+        where, origin[:, part] = fileset.locate(frames)
         file[:, part] = np.where(where < 0, -1, numbers[where])
-    return file, origins
-
-
-def _one_extent_a_block(file: np.ndarray, origin: np.ndarray, blocks: np.ndarray, first: int, needed: int, alignment: int,
-                        gap: int) -> Plan | None:
-    """The plan of frames that follow each other in one file, as nearly all do, in a third of the steps; None: these do not."""
-    step = origin[1:] - origin[:-1]
-    if not len(file) or not needed:
-        return None
-    if (file != file[0]).any() or (step < 0).any() or (step > gap + needed).any() or (blocks[1:] == blocks[:-1]).any():
-        return None
-    count = len(blocks) - 1
-    extents = np.zeros((count, 4), dtype=np.int64)
-    offset, stop = origin[blocks[:-1], 0] + first, origin[blocks[1:] - 1, 0] + (first + needed)
-    offset -= offset % alignment
-    extents[:, 0], extents[:, 1], extents[:, 2] = file[0, 0], offset, stop + -stop % alignment - offset
-    numbers = np.arange(count + 1)
-    block = np.repeat(numbers[:-1], blocks[1:] - blocks[:-1])[:, None]
-    room = max(alignment, STAGING_ALIGNMENT)
-    return Plan(blocks=blocks, extents=extents, extent_starts=numbers, starts=origin - offset[block], extent_of=block,
-                staging_bytes=-(-int(extents[:, 2].max()) // room) * room, needed_bytes=needed * len(file))
+    return file, origin
 
 
 def _ascending(block: np.ndarray, file: np.ndarray, low: np.ndarray) -> bool:
