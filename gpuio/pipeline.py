@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate, islice
-from operator import mul
+from operator import itemgetter, mul
 from typing import Any, TypeVar
 
 import numpy as np
@@ -110,7 +110,8 @@ def _stream(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, frame
     with reader, closing(ring):
         workers = Workers(threads) if threads else None
         try:
-            yield from _deliver(reader, decoders, ring, nav, edges, workers, views)
+            made = _decoded(reader, decoders, ring, nav, edges, workers, views)
+            yield from map(itemgetter(0), made) if ring.count == 1 else _in_order(made, ring.count)
         finally:            # before the reader lets go of what the threads decode from
             if workers is not None:
                 workers.close()
@@ -227,11 +228,10 @@ class _OutputRing:
             buffer.release()
 
 
-def _deliver(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
-             workers: Workers | None, views: bool) -> Iterator[DataTile]:
-    """Walk through blocks and tiles together; decode each intersection; hand out a tile when later ones have been begun."""
+def _in_order(made: Iterator[tuple[DataTile, list[Call]]], ahead: int) -> Iterator[DataTile]:
+    """Hand out a tile when `ahead` have been begun."""
     waiting: deque[tuple[DataTile, list[Call]]] = deque()
-    made, failed = _decoded(reader, decoders, ring, nav, edges, workers, views), None
+    failed = None
     while True:
         try:
             entry = next(made, None)
@@ -243,7 +243,7 @@ def _deliver(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder],
         if entry is None:
             break
         waiting.append(entry)
-        if len(waiting) == ring.count:
+        if len(waiting) == ahead:
             yield _finished(waiting.popleft())
     while waiting:
         yield _finished(waiting.popleft())
@@ -253,7 +253,7 @@ def _deliver(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder],
 
 def _decoded(reader: BlockReader | ChunkBlockReader, decoders: list[BoxDecoder], ring: _OutputRing, nav: np.ndarray, edges: np.ndarray,
              workers: Workers | None, views: bool) -> Iterator[tuple[DataTile, list[Call]]]:
-    """Tiles, and what has to be waited for before they can be handed out."""
+    """Tiles, decoded or being decoded, and what has to be waited for before they can be handed out: nothing where no thread decodes."""
     bounds, origins = edges.tolist(), nav[edges[:-1]].tolist()
     tile = 0
     buffer: Any = None

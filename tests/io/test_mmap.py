@@ -72,14 +72,32 @@ def test_a_dropped_mapping_is_released(write: Write) -> None:
         assert mappings_of(path) == 0
 
 
-def test_a_mapping_holds_no_descriptor(write: Write) -> None:
+def test_a_mapping_outlives_its_reader_and_the_name_of_its_file(write: Write) -> None:
     path, content = write("a", 20000)
     reader = MMapBackend().open([path], [20000])
     mapped = reader.map([(0, 0, 20000, 0)])
     reader.close()
     os.unlink(path)
+    mapped.check()
     np.testing.assert_array_equal(mapped.views[0], content)
     mapped.close()
+
+
+def descriptors_of(path: str) -> int:
+    return sum(os.path.realpath(f"/proc/self/fd/{number}") == path for number in os.listdir("/proc/self/fd"))
+
+
+def test_a_mapping_of_one_file_holds_a_descriptor_until_it_is_closed_and_one_of_more_none(write: Write) -> None:
+    paths = [os.path.realpath(write(name, 20000)[0]) for name in "ab"]
+    for files, held in (((0,), 1), ((0, 1), 0)):
+        reader = MMapBackend().open(paths, [20000, 20000])
+        mapped = reader.map([(file, 0, 100, 0) for file in files])
+        views = mapped.views
+        reader.close()
+        assert [descriptors_of(paths[file]) for file in files] == [held] * len(files)
+        mapped.close()
+        assert [descriptors_of(paths[file]) for file in files] == [0] * len(files)
+        del views
 
 
 def test_an_extent_past_the_end_is_not_mapped(write: Write) -> None:
@@ -113,11 +131,15 @@ def test_check_finds_a_file_that_shrank_under_its_mapping(write: Write) -> None:
         mapped.close()
 
 
-def test_check_of_a_file_that_is_gone_names_it(write: Write) -> None:
-    path, _ = write("gone", 5000)
-    with MMapBackend().open([path], [5000]) as reader:
-        mapped = reader.map([(0, 0, 10, 0)])
-        os.unlink(path)
+def test_check_finds_which_of_two_files_shrank_or_is_gone(write: Write) -> None:
+    paths = [write(name, 5000)[0] for name in ("there", "gone")]
+    with MMapBackend().open(paths, [5000, 5000]) as reader:
+        mapped = reader.map([(0, 0, 10, 0), (1, 100, 400, 0)])
+        mapped.check()
+        os.truncate(paths[1], 499)
+        with pytest.raises(ReadError, match="gone: the file shrank while it was mapped: expected at least 500 bytes, found 499"):
+            mapped.check()
+        os.unlink(paths[1])
         with pytest.raises(FileNotFoundError, match="gone"):
             mapped.check()
         mapped.close()
