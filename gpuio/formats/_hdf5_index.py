@@ -28,10 +28,9 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import FormatError
-from gpuio.formats._hdf5_structure import address
+from gpuio.formats._hdf5_structure import UNDEFINED, address
 
 LAYOUT, CONTINUATION = 8, 16
-UNDEFINED = (1 << 64) - 1
 #: Bytes of messages of an object at most, and blocks of them.
 MAX_MESSAGES, MAX_BLOCKS = 1 << 16, 64
 #: Chunks that are compared with what the library says.

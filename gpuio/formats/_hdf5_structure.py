@@ -22,6 +22,8 @@ from gpuio.source import HostFiles
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_USER_BLOCK = 1 << 20
+#: An address that leads nowhere.
+UNDEFINED = (1 << 64) - 1
 #: Links to follow from a name to an object, objects to look at in a file, and how deep groups may lie in each other.
 MAX_LINKS, MAX_OBJECTS, MAX_DEPTH = 32, 100_000, 64
 #: What the library raises where it cannot make sense of a file: exactly these, without an errno.
@@ -69,7 +71,7 @@ def opened(path: str) -> Iterator[Any]:
         It is no regular file, no HDF5 file, cut short, damaged, or open for writing elsewhere; the message keeps what the library says.
     """
     h5py = library()
-    HostFiles().read(path, 0, 1)                # the system's own errors, and those about folders and pipes
+    _check_driver(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -89,6 +91,25 @@ def opened(path: str) -> Iterator[Any]:
             if type(error) not in LIBRARY_ERRORS or getattr(error, "errno", None) is not None:
                 raise
             raise FormatError(f"{path}: is damaged; HDF5 says: {error}") from error
+
+
+def _check_driver(path: str) -> None:
+    """Refuse a superblock whose driver information is longer than the file: the library makes room for it, up to 4 GiB."""
+    source, at = HostFiles(), 0
+    block = source.read(path, 0, 96)            # raises the system's own errors, and those about folders and pipes
+    while not block.startswith(MAGIC):
+        at = 2 * at or 512
+        if at > MAX_USER_BLOCK:
+            return
+        block = source.read(path, at, 96)
+    if len(block) < 96 or block[8] > 1 or block[13] != 8:
+        return
+    place = int.from_bytes(block[48 + 4 * block[8]:56 + 4 * block[8]], "little")
+    if place == UNDEFINED or at + place >= (size := source.size(path)):
+        return
+    n_bytes = int.from_bytes(source.read(path, at + place + 4, 4), "little")
+    if at + place + 16 + n_bytes > size:
+        raise FormatError(f"{path}: is damaged: its driver information has {n_bytes} bytes at byte {at + place}; the file has {size} bytes")
 
 
 def sniff(head: bytes, path: str, extensions: tuple[str, ...]) -> bool:

@@ -356,3 +356,18 @@ def test_links_without_an_end(tmp_path):
         file["link"] = h5py.ExternalLink("other.h5", "/data")
     patched(path, b"other.h5\0/data\0", b"other.h5\0/data!")
     refused(FormatError, "is damaged; HDF5 says: .*null", path, ds_path="link")
+
+
+@pytest.mark.parametrize("user_block", [None, 1024])
+def test_driver_information_that_is_longer_than_the_file(tmp_path, user_block):
+    """The library makes room for it before it looks."""
+    path = write(tmp_path / "a.h5", counts(1, SHAPE), userblock_size=user_block)
+    at = user_block or 0
+    with open(path, "r+b") as file:
+        file.seek(at + 48)
+        assert file.read(8) == b"\xff" * 8
+        file.seek(at + 48)
+        file.write((2048).to_bytes(8, "little"))
+        file.seek(at + 2048)
+        file.write(b"\0\0\0\0" + (0x7FFFFFFF).to_bytes(4, "little"))
+    refused(FormatError, f"driver information has {0x7FFFFFFF} bytes at byte {at + 2048}; the file has", path)
