@@ -27,7 +27,20 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import DataSetException, FormatError
-from gpuio.formats._hdf5_structure import Place, attribute, data_sets, described, library, listing, number, resolve, single, text, walk
+from gpuio.formats._hdf5_structure import (
+    Place,
+    attribute,
+    data_sets,
+    described,
+    entered,
+    library,
+    listing,
+    number,
+    resolve,
+    single,
+    text,
+    walk,
+)
 
 VELOX_IMAGE = re.compile(r"/Data/Image/[^/]+/Data")
 #: Bytes of Velox's JSON at most; recorded ones have 60,000.
@@ -133,7 +146,7 @@ def _nexus(file: Any) -> list[str]:
             return [f"{name}/{signal}"]
         if not further or not isinstance(group.get(further, getlink=True), h5py.HardLink) or not isinstance(group[further], h5py.Group):
             break
-        group, name = group[further], f"{name}/{further}"
+        group, name = entered(group[further]), f"{name}/{further}"
     found: list[tuple[str, Any]] = []
     for name, each in walk(file):
         if isinstance(each, h5py.Group) and text(attribute(each, "NX_class")) == "NXdata" and text(attribute(each, "signal")):

@@ -6,8 +6,7 @@ threads wait for it. Nodes of the tree have up to 64 entries and are read as arr
 =============  ===================================================================================================================
 structure      bytes
 =============  ===================================================================================================================
-object header  version 1, one more, u16 number of messages, u32 references, u32 bytes of messages, 4 more; then messages: u16 type,
-               u16 size, 4 more, data; type 8 is the layout, type 16 a continuation: u64 address, u64 size of further messages
+object header  as `_hdf5_headers` has it; message 8 is the layout
 layout         version 3, class 2 (chunked), u8 n: axes + 1, u64 address of the tree
 node           ``TREE``, type 1, u8 level (0: a leaf), u16 entries, u64 left, u64 right; entries
 entry          u32 stored bytes, u32 mask of filters, n x u64 first element (the last is 0), u64 address of a node or chunk
@@ -28,11 +27,10 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import FormatError
+from gpuio.formats._hdf5_headers import messages
 from gpuio.formats._hdf5_structure import UNDEFINED, address
 
-LAYOUT, CONTINUATION = 8, 16
-#: Bytes of messages of an object at most, and blocks of them.
-MAX_MESSAGES, MAX_BLOCKS = 1 << 16, 64
+LAYOUT = 8
 #: Chunks that are compared with what the library says.
 COMPARED = 2
 
@@ -82,22 +80,10 @@ def read_index(found: Any, path: str, at_most: int) -> np.ndarray | None:
 
 def _tree_of(descriptor: int, base: int, header: int, n: int) -> int | None:
     """Address of the tree that the layout message of an object names."""
-    version, _, _, _, size = struct.unpack("<BBHII", os.pread(descriptor, 12, base + header))
-    blocks = [(header + 16, size)] if version == 1 else []
-    for _ in range(MAX_BLOCKS):
-        if not blocks:
-            return None
-        at, size = blocks.pop(0)
-        raw = os.pread(descriptor, min(size, MAX_MESSAGES), base + at)
-        place = 0
-        while place + 8 <= len(raw):
-            kind, length = struct.unpack_from("<HH", raw, place)
-            if kind == CONTINUATION:
-                blocks.append(struct.unpack_from("<QQ", raw, place + 8))
-            elif kind == LAYOUT:
-                form, chunked, axes, tree = struct.unpack_from("<BBBQ", raw, place + 8)
-                return tree if (form, chunked, axes) == (3, 2, n) else None
-            place += 8 + length
+    for kind, data in messages(descriptor, base, header):
+        if kind == LAYOUT:
+            form, chunked, axes, tree = struct.unpack_from("<BBBQ", data)
+            return tree if (form, chunked, axes) == (3, 2, n) else None
     return None
 
 

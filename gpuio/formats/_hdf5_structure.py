@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.extras import extra
+from gpuio.formats._hdf5_headers import heap_of_names, heaps_in, heaps_of_texts, is_global_heap, is_local_heap
 from gpuio.formats._siblings import outside
 from gpuio.source import HostFiles
 
@@ -86,6 +88,7 @@ def opened(path: str) -> Iterator[Any]:
         if file.mode != "r":
             raise DataSetException(f"{path}: is open for writing in this process; close it first")
         try:
+            entered(file["/"])
             yield file
         except LIBRARY_ERRORS as error:
             if type(error) not in LIBRARY_ERRORS or getattr(error, "errno", None) is not None:
@@ -172,6 +175,8 @@ def _next(file: Any, place: Place) -> Place | None:
         if isinstance(link, h5py.ExternalLink):
             return Place(link.filename, _joined(link.path, rest))
         group = group[part]
+        if isinstance(group, h5py.Group):
+            entered(group)
     return None
 
 
@@ -186,7 +191,9 @@ def is_named(file: Any, name: str) -> bool:
             return True
         try:
             group = group[part]
-        except (KeyError, OSError, RuntimeError):       # an object that the library cannot read
+            if isinstance(group, h5py.Group):
+                entered(group)
+        except (KeyError, OSError, RuntimeError, FormatError):      # an object that the library cannot read
             return False
     return True
 
@@ -203,7 +210,7 @@ def walk(file: Any) -> Iterator[tuple[str, Any]]:
     while pending and len(seen) < MAX_OBJECTS:
         name, group = pending.pop()
         inner = []
-        for key in group:
+        for key in entered(group):
             try:
                 if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                     continue
@@ -304,16 +311,35 @@ def attribute(found: Any, name: str) -> Any:
     """An attribute that is a number or a text, or an array of these; None if it is not there, is anything else or cannot be read."""
     try:
         there = found.attrs.get_id(name)
-        return found.attrs[name] if _is_value(there.get_type(), there.shape) else None
-    except (KeyError, OSError, TypeError, ValueError, RuntimeError):
+        kind, shape = there.get_type(), there.shape
+        if not _is_value(kind, shape):
+            return None
+        if _has_no_length(kind):
+            def heaps(descriptor: int, base: int) -> set[int]:
+                return heaps_of_texts(descriptor, base, address(found), name, math.prod(shape))
+
+            if not _are_sound(found, heaps):
+                return None
+        return found.attrs[name]
+    except (KeyError, OSError, TypeError, ValueError, RuntimeError, FormatError):
         return None
 
 
 def single(found: Any) -> Any:
     """The number or text that a data set of one item holds; None if it is anything else or cannot be read."""
     try:
-        return found[()] if found.size == 1 and _is_value(found.id.get_type(), found.shape) else None
-    except (AttributeError, KeyError, OSError, TypeError, ValueError, RuntimeError):
+        kind = found.id.get_type()
+        if found.size != 1 or not _is_value(kind, found.shape):
+            return None
+        if _has_no_length(kind):
+            def heaps(descriptor: int, base: int) -> set[int]:
+                place = found.id.get_chunk_info(0).byte_offset if found.chunks else found.id.get_offset()
+                return heaps_in(os.pread(descriptor, 16, place)) if place is not None and not found.compression else set()
+
+            if not _are_sound(found, heaps):
+                return None
+        return found[()]
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, RuntimeError, FormatError):
         return None
 
 
@@ -322,6 +348,51 @@ def _is_value(kind: Any, shape: tuple[int, ...] | None) -> bool:
     h5t = library().h5t
     plain = isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID, h5t.TypeStringID))
     return plain and shape is not None and math.prod(shape) * kind.get_size() <= MAX_VALUE
+
+
+def _has_no_length(kind: Any) -> bool:
+    return isinstance(kind, library().h5t.TypeStringID) and bool(kind.is_variable_str())
+
+
+def _are_sound(found: Any, heaps: Callable[[int, int], set[int]]) -> bool:
+    """Whether the library can be asked for texts: all of the global heaps that `heaps(descriptor, base)` tells make sense."""
+    with _bytes_of(found) as (descriptor, base):
+        return base is None or all(is_global_heap(descriptor, base, heap) for heap in heaps(descriptor, base))
+
+
+def entered(group: Any) -> Any:
+    """A group whose names can be looked up: its heap is sound.
+
+    Raises
+    ------
+    FormatError
+        It is not.
+    """
+    with _bytes_of(group) as (descriptor, base):
+        heap = None if base is None else heap_of_names(descriptor, base, address(group))
+        if base is not None and heap is not None and not is_local_heap(descriptor, base, heap):
+            raise FormatError(f"{group.file.filename}: is damaged: free blocks of the heap at byte {base + heap}, which has the names in "
+                              f"group {group.name}, do not follow each other to an end")
+    return group
+
+
+@contextmanager
+def _bytes_of(found: Any) -> Iterator[tuple[int, int | None]]:
+    """A descriptor of the file of an object, and where its addresses count from: None if they have not 8 bytes.
+
+    Raises
+    ------
+    FormatError
+        What is read through it makes no sense.
+    """
+    plist = found.file.id.get_create_plist()
+    descriptor = os.open(found.file.filename, os.O_RDONLY)
+    try:
+        yield descriptor, plist.get_userblock() if plist.get_sizes() == (8, 8) else None
+    except (OverflowError, struct.error) as error:
+        raise FormatError(f"{found.file.filename}: is damaged: an object header or a heap leads out of the file: {error}") from error
+    finally:
+        os.close(descriptor)
 
 
 def number(value: Any) -> float | int | None:

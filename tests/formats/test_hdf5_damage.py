@@ -371,3 +371,58 @@ def test_driver_information_that_is_longer_than_the_file(tmp_path, user_block):
         file.seek(at + 2048)
         file.write(b"\0\0\0\0" + (0x7FFFFFFF).to_bytes(4, "little"))
     refused(FormatError, f"driver information has {0x7FFFFFFF} bytes at byte {at + 2048}; the file has", path)
+
+
+TEXTS = """import sys, gpuio
+ds = gpuio.load('hdf5', path=sys.argv[1], device='cpu')
+print(ds.metadata.get('nav_axes'), ds.metadata.get('convention'))"""
+
+
+def in_a_process(path):
+    """What is printed of a file that the library might never come back from."""
+    done = subprocess.run([sys.executable, "-c", TEXTS, str(path)], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("libver", ["earliest", "v108"])
+def test_a_heap_of_texts_with_zeros_in_it(tmp_path, libver):
+    """The library runs for ever on it: a page of a file that was lost is enough."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=(libver, "latest")) as file:
+        file["group/data"] = counts(1, SHAPE)
+        file["group/dim1"] = np.arange(5.0)
+        file["group/dim1"].attrs["units"] = "nm"
+        file["group/dim1"].attrs["name"] = np.array(["scan"], dtype=h5py.string_dtype())
+        file["group"].attrs["emd_group_type"] = "array"
+    assert in_a_process(path).startswith("[{'size': 5, 'name': 'scan', 'delta': 1.0, 'first': 0.0, 'unit': 'nm'}")
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"GCOL")
+    raw[at + 16 + 24:at + 4096] = bytes(4096 - 40)           # behind the first text
+    path.write_bytes(raw)
+    assert in_a_process(path) == "[{'size': 5}, {'size': 7}] None"
+
+
+def test_a_text_as_a_data_set_in_a_heap_with_zeros_in_it(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["Version"] = '{"format": "Velox"}'
+        file["Data/Image/ab/Data"] = counts(2, (13, 11, 5))
+    assert in_a_process(path).endswith("Velox")
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"GCOL") + 16
+    raw[at:at + 16] = bytes(16)
+    path.write_bytes(raw)
+    assert in_a_process(path).endswith("None")
+
+
+def test_a_heap_of_names_whose_free_blocks_go_round_in_circles(tmp_path):
+    """The library keeps a note of each, until memory ends."""
+    path = write(tmp_path / "a.h5", counts(1, SHAPE))
+    raw = bytearray(pathlib.Path(path).read_bytes())
+    at = raw.index(b"HEAP")
+    first, place = (int.from_bytes(raw[at + k:at + k + 8], "little") for k in (16, 24))
+    raw[place + first:place + first + 8] = first.to_bytes(8, "little")
+    pathlib.Path(path).write_bytes(raw)
+    for name in (None, "data"):
+        refused(FormatError, f"free blocks of the heap at byte {at}, which has the names in group /, do not follow each other", path,
+                ds_path=name)

@@ -1,0 +1,130 @@
+"""Object headers of an HDF5 file, and the heaps that names and texts lie in, read from the file's bytes.
+
+Names of members of a group are in a local heap, texts of no fixed length in global heaps, neither with a checksum. On some damaged ones
+the library runs for ever, and no signal ends it: a page of zeros in a global heap is enough. So they are looked at first.
+
+===============  =================================================================================================================
+structure        bytes
+===============  =================================================================================================================
+header, v1       version 1, one more, u16 number of messages, u32 references, u32 bytes of messages, 4 more; then messages: u16 type,
+                 u16 size, flags, 3 more, data
+header, v2       ``OHDR``, version 2, flags; 16 of times if flags & 32; 4 if flags & 16; bytes of messages in 1 << (flags & 3);
+                 then messages: u8 type, u16 size, flags, 2 more if flags & 4, data. Continued in ``OCHK``
+message 12       attribute: version, one more, u16 bytes of name, type, shape; one more in version 3; these (in version 1 each filled
+                 up to 8), values
+message 16       continuation: u64 address, u64 bytes of further messages; in v2 with 4 of signature and 4 of checksum
+message 17       group: u64 address of its tree, u64 of its local heap
+text             u32 bytes, u64 address of a global heap, u32 number of its object
+local heap       ``HEAP``, version, 3 more, u64 bytes, u64 first free block (1: none), u64 address of what these count from; a free
+                 block: u64 next, u64 bytes
+global heap      ``GCOL``, version, 3 more, u64 bytes; objects: u16 number, 6 more, u64 bytes, these, filled up to 8. Number 0 is what is
+                 free, and counts its own header
+===============  =================================================================================================================
+
+Only files with addresses and sizes of 8 bytes are looked at. Source: the HDF5 File Format Specification (The HDF Group), sections III.D,
+III.E, IV.A.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+ATTRIBUTE, CONTINUATION, GROUP = 12, 16, 17
+#: Bytes of messages of an object at most, and blocks of them; bytes of a global heap; free blocks of a local one.
+MAX_MESSAGES, MAX_BLOCKS, MAX_HEAP, MAX_FREE = 1 << 16, 64, 16 << 20, 1 << 16
+
+
+def messages(descriptor: int, base: int, header: int) -> Iterator[tuple[int, bytes]]:
+    """Type and data of the messages of an object; nothing if it has no header of version 1 or 2.
+
+    Parameters
+    ----------
+    base, header
+        Where addresses count from, and that of the object.
+
+    Raises
+    ------
+    OSError, OverflowError, struct.error
+        The file cannot be read there.
+    """
+    raw = os.pread(descriptor, 40, base + header)
+    if raw[:5] == b"OHDR\2":
+        flags = raw[5]
+        at, width = 6 + 16 * (flags >> 5 & 1) + 4 * (flags >> 4 & 1), 1 << (flags & 3)
+        head, order, outside = struct.Struct("<BHx"), 2 * (flags >> 2 & 1), 4
+        blocks = [(header + at + width, int.from_bytes(raw[at:at + width], "little"))]
+    elif raw[:1] == b"\1":
+        head, order, outside = struct.Struct("<HH4x"), 0, 0
+        blocks = [(header + 16, struct.unpack_from("<I", raw, 8)[0])]
+    else:
+        return
+    for _ in range(MAX_BLOCKS):
+        if not blocks:
+            return
+        at, size = blocks.pop(0)
+        raw, place = os.pread(descriptor, min(size, MAX_MESSAGES), base + at), 0
+        while place + head.size <= len(raw):
+            kind, length = head.unpack_from(raw, place)
+            place += head.size + order
+            data = raw[place:place + length]
+            if kind == CONTINUATION:
+                further, size = struct.unpack_from("<QQ", data)
+                blocks.append((further + outside, max(0, size - 2 * outside)))
+            else:
+                yield kind, data
+            place += length
+
+
+def heap_of_names(descriptor: int, base: int, header: int) -> int | None:
+    """Address of the local heap of a group; None if it has none."""
+    return next((struct.unpack_from("<8xQ", data)[0] for kind, data in messages(descriptor, base, header) if kind == GROUP), None)
+
+
+def heaps_of_texts(descriptor: int, base: int, header: int, name: str, count: int) -> set[int]:
+    """Addresses of the global heaps that `count` texts of an attribute are in; empty where the attribute is not in the object's header."""
+    for kind, data in messages(descriptor, base, header):
+        if kind != ATTRIBUTE or len(data) < 9:
+            continue
+        version, *sizes = struct.unpack_from("<BxHHH", data)
+        at = 9 if version == 3 else 8
+        if data[at:at + sizes[0]].partition(b"\0")[0] == name.encode():
+            at += sum(-(-n // 8) * 8 if version == 1 else n for n in sizes)
+            return heaps_in(data[at:at + 16 * count])
+    return set()
+
+
+def heaps_in(texts: bytes) -> set[int]:
+    """Addresses of the global heaps that stored texts are in; an empty text is in none."""
+    return {heap for size, heap, _ in struct.iter_unpack("<IQI", texts[:len(texts) // 16 * 16]) if size and heap}
+
+
+def is_local_heap(descriptor: int, base: int, heap: int) -> bool:
+    """Whether the free blocks of a local heap follow each other to an end."""
+    signature, size, free, place = struct.unpack("<4s4xQQQ", os.pread(descriptor, 32, base + heap))
+    if signature != b"HEAP":
+        return True                             # the library looks at that itself
+    seen: set[int] = set()
+    while free != 1:
+        if free in seen or free + 16 > size or len(seen) > MAX_FREE:
+            return False
+        seen.add(free)
+        free, _ = struct.unpack("<QQ", os.pread(descriptor, 16, base + place + free))
+    return True
+
+
+def is_global_heap(descriptor: int, base: int, heap: int) -> bool:
+    """Whether the objects of a global heap follow each other to its end."""
+    signature, size = struct.unpack("<4s4xQ", os.pread(descriptor, 16, base + heap))
+    if signature != b"GCOL" or size > MAX_HEAP:
+        return False
+    raw, at = os.pread(descriptor, size, base + heap), 16
+    while at + 16 <= size:
+        if at + 16 > len(raw):
+            return False
+        number, n_bytes = struct.unpack_from("<H6xQ", raw, at)
+        if number == 0 and n_bytes < 16:
+            return False
+        at += n_bytes if number == 0 else 16 + -(-n_bytes // 8) * 8
+    return at <= size
