@@ -6,6 +6,8 @@ the library runs for ever, and no signal ends it: a page of zeros in a global he
 ===============  =================================================================================================================
 structure        bytes
 ===============  =================================================================================================================
+superblock       the magic, at byte 0, 512, 1024, 2048 ...; u8 version; bytes of addresses and sizes: two u8 at 9 in version 2 and 3, at 13
+                 before; there u64 address of driver information at 48, in version 1 at 52: 4 bytes, u32 bytes of it, 8 of name, it
 header, v1       version 1, one more, u16 number of messages, u32 references, u32 bytes of messages, 4 more; then messages: u16 type,
                  u16 size, flags, 3 more, data
 header, v2       ``OHDR``, version 2, flags; 16 of times if flags & 32; 4 if flags & 16; bytes of messages in 1 << (flags & 3);
@@ -31,9 +33,34 @@ import os
 import struct
 from collections.abc import Iterator
 
+MAGIC = b"\x89HDF\r\n\x1a\n"
+MAX_USER_BLOCK = 1 << 20
+#: An address that leads nowhere.
+UNDEFINED = (1 << 64) - 1
 ATTRIBUTE, CONTINUATION, GROUP = 12, 16, 17
 #: Bytes of messages of an object at most, and blocks of them; bytes of a global heap; free blocks of a local one.
 MAX_MESSAGES, MAX_BLOCKS, MAX_HEAP, MAX_FREE = 1 << 16, 64, 16 << 20, 1 << 16
+
+
+def superblock(descriptor: int) -> tuple[int, bytes] | None:
+    """Where the file proper begins, and its first 64 bytes; None if there is none whose addresses and sizes have 8 bytes."""
+    at = 0
+    while not (block := os.pread(descriptor, 64, at)).startswith(MAGIC):
+        at = 2 * at or 512
+        if at > MAX_USER_BLOCK:
+            return None
+    sizes = 13 if block[8:9] < b"\2" else 9
+    return (at, block) if block[sizes:sizes + 2] == b"\x08\x08" and len(block) == 64 else None
+
+
+def driver_information(descriptor: int) -> tuple[int, int] | None:
+    """Where in the file the driver information is, and its bytes with all before them; None if there is none."""
+    if (found := superblock(descriptor)) is None or found[1][8] > 1:
+        return None
+    base, block = found
+    place, = struct.unpack_from("<Q", block, 52 if block[8] else 48)
+    raw = os.pread(descriptor, 16, base + place) if place < 1 << 62 else b""
+    return (base + place, 16 + struct.unpack_from("<4xI", raw)[0]) if len(raw) == 16 else None
 
 
 def messages(descriptor: int, base: int, header: int) -> Iterator[tuple[int, bytes]]:

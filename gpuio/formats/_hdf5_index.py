@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from gpuio.errors import FormatError
-from gpuio.formats._hdf5_headers import messages
-from gpuio.formats._hdf5_structure import UNDEFINED, address
+from gpuio.formats._hdf5_headers import UNDEFINED, messages
+from gpuio.formats._hdf5_structure import address
 
 LAYOUT = 8
 #: Chunks that are compared with what the library says.

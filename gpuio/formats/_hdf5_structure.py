@@ -18,14 +18,20 @@ import numpy as np
 
 from gpuio.errors import DataSetException, FormatError, TruncatedFile, UnsupportedFeature
 from gpuio.extras import extra
-from gpuio.formats._hdf5_headers import heap_of_names, heaps_in, heaps_of_texts, is_global_heap, is_local_heap
+from gpuio.formats._hdf5_headers import (
+    MAGIC,
+    MAX_USER_BLOCK,
+    driver_information,
+    heap_of_names,
+    heaps_in,
+    heaps_of_texts,
+    is_global_heap,
+    is_local_heap,
+    superblock,
+)
 from gpuio.formats._siblings import outside
 from gpuio.source import HostFiles
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
-MAX_USER_BLOCK = 1 << 20
-#: An address that leads nowhere.
-UNDEFINED = (1 << 64) - 1
 #: Links to follow from a name to an object, objects to look at in a file, and how deep groups may lie in each other.
 MAX_LINKS, MAX_OBJECTS, MAX_DEPTH = 32, 100_000, 64
 #: What the library raises where it cannot make sense of a file: exactly these, without an errno.
@@ -73,6 +79,7 @@ def opened(path: str) -> Iterator[Any]:
         It is no regular file, no HDF5 file, cut short, damaged, or open for writing elsewhere; the message keeps what the library says.
     """
     h5py = library()
+    HostFiles().read(path, 0, 1)                # the system's own errors, and those about folders and pipes
     _check_driver(path)
     try:
         file = h5py.File(path, "r")
@@ -97,22 +104,14 @@ def opened(path: str) -> Iterator[Any]:
 
 
 def _check_driver(path: str) -> None:
-    """Refuse a superblock whose driver information is longer than the file: the library makes room for it, up to 4 GiB."""
-    source, at = HostFiles(), 0
-    block = source.read(path, 0, 96)            # raises the system's own errors, and those about folders and pipes
-    while not block.startswith(MAGIC):
-        at = 2 * at or 512
-        if at > MAX_USER_BLOCK:
-            return
-        block = source.read(path, at, 96)
-    if len(block) < 96 or block[8] > 1 or block[13] != 8:
-        return
-    place = int.from_bytes(block[48 + 4 * block[8]:56 + 4 * block[8]], "little")
-    if place == UNDEFINED or at + place >= (size := source.size(path)):
-        return
-    n_bytes = int.from_bytes(source.read(path, at + place + 4, 4), "little")
-    if at + place + 16 + n_bytes > size:
-        raise FormatError(f"{path}: is damaged: its driver information has {n_bytes} bytes at byte {at + place}; the file has {size} bytes")
+    """Refuse driver information that is longer than the file: the library makes room for it, up to 4 GiB."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        found, size = driver_information(descriptor), os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if found is not None and sum(found) > size:
+        raise FormatError(f"{path}: is damaged: its driver information has {found[1]} bytes at byte {found[0]}; the file has {size} bytes")
 
 
 def sniff(head: bytes, path: str, extensions: tuple[str, ...]) -> bool:
@@ -309,8 +308,11 @@ def text(value: Any) -> str:
 
 def attribute(found: Any, name: str) -> Any:
     """An attribute that is a number or a text, or an array of these; None if it is not there, is anything else or cannot be read."""
+    h5a = library().h5a
     try:
-        there = found.attrs.get_id(name)
+        if not h5a.exists(found.id, name.encode()):
+            return None
+        there = h5a.open(found.id, name.encode())
         kind, shape = there.get_type(), there.shape
         if not _is_value(kind, shape):
             return None
@@ -385,12 +387,13 @@ def _bytes_of(found: Any) -> Iterator[tuple[int, int | None]]:
     FormatError
         What is read through it makes no sense.
     """
-    plist = found.file.id.get_create_plist()
-    descriptor = os.open(found.file.filename, os.O_RDONLY)
+    path = os.fsdecode(library().h5f.get_name(found.id))
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield descriptor, plist.get_userblock() if plist.get_sizes() == (8, 8) else None
+        block = superblock(descriptor)
+        yield descriptor, None if block is None else block[0]
     except (OverflowError, struct.error) as error:
-        raise FormatError(f"{found.file.filename}: is damaged: an object header or a heap leads out of the file: {error}") from error
+        raise FormatError(f"{path}: is damaged: an object header or a heap leads out of the file: {error}") from error
     finally:
         os.close(descriptor)
 
