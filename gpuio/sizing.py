@@ -18,7 +18,7 @@ from gpuio.corrections import CorrectionSet
 from gpuio.engine import PAGE, Engine
 from gpuio.errors import MemoryBudgetError
 from gpuio.geometry.chunks import block_edges as chunk_block_edges
-from gpuio.geometry.chunks import group_edges, room_of_row, rows_between
+from gpuio.geometry.chunks import group_edges, most_rows, room_of_row, rows_between
 from gpuio.geometry.plan import MERGE_GAP, STAGING_ALIGNMENT
 from gpuio.io.gather import PIECE_BYTES, PIECES
 from gpuio.layout import Layout, of_numbers
@@ -154,7 +154,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
     slots, read_threads = (3, backend.read_threads) if (cold or on_device or one_reads or backend.alignment > 1) and not mapped else (1, 0)
     outputs = 2 if on_device else threads + 1 if threads else 1
     if layout.chunks is not None:
-        sizes = _chunk_sizes(layout, layout.chunks, backend, frames, frame_out, depth, memory, scratch, outputs, on_device, cold)
+        sizes = _chunk_sizes(layout, layout.chunks, backend, frames, frame_out, depth, memory, scratch, outputs, on_device, cold, len(cuts))
         return sizes.with_scratch(each, scratch, on_device)
     if not read_threads:        # each decoding thread reads its own block, or all share a window of the file and the next one
         slots = min(outputs, 2) if mapped else outputs
@@ -206,7 +206,7 @@ def stream_sizes(layout: Layout, engine: Engine, backend: Any, frames: np.ndarra
 
 
 def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarray, frame_out: int, depth: int | None,
-                 memory: int | str | None, scratch: int, outputs: int, on_device: bool, cold: bool) -> Sizes:
+                 memory: int | str | None, scratch: int, outputs: int, on_device: bool, cold: bool, n_cuts: int) -> Sizes:
     """The same, without scratch, where frames lie in chunks: rows of chunks are what blocks consist of."""
     room = room_of_row(chunks)
     cost = room + (2 * chunks.stored_row_bytes + 2 * max(STAGING_ALIGNMENT, backend.alignment) * chunks.columns if chunks.filters else 0)
@@ -227,6 +227,12 @@ def _chunk_sizes(layout: Layout, chunks: Chunks, backend: Any, frames: np.ndarra
         depth -= depth % chunks.frames_per_row if depth > chunks.frames_per_row else 0      # tiles that end where rows do
     depth = max(1, min(depth, len(frames) or 1, (budget - cost) // (frame_out * outputs)))
     left = min(budget - depth * frame_out * outputs, max(_half_of_memory(), cost))
+    if n_cuts > 1 and len(frames):          # all boxes of a tile are taken from one block
+        rows = chunks.rows_of(frames)
+        while depth > 1 and most_rows(rows, depth) * cost > left:
+            left += (depth - depth // 2) * frame_out * outputs
+            depth //= 2
+        together = max(together, most_rows(rows, depth))
     threads = min(MAX_UNPACK_THREADS, len(os.sched_getaffinity(0))) if chunks.is_packed else 3 if cold or on_device else 0
     job_bytes = COLD_CHUNK_JOB_BYTES if cold else CHUNK_JOB_BYTES
     target = max(threads * max(job_bytes, chunks.chunk_bytes if chunks.is_packed else 0), WARM_BLOCK_BYTES,

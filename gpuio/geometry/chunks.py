@@ -194,6 +194,13 @@ def rows_between(rows: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return counted[edges[1:]] - counted[edges[:-1]]
 
 
+def most_rows(rows: np.ndarray, depth: int) -> int:
+    """Rows that `depth` successive frames need at most; too many where frames of a few rows alternate."""
+    changes = np.concatenate(([0], np.cumsum(np.diff(rows) != 0)))
+    apart = max(0, min(depth, len(rows)) - 1)
+    return int((changes[apart:] - changes[:len(changes) - apart]).max(initial=0)) + 1
+
+
 def block_edges(rows: np.ndarray, most: int, tiles: np.ndarray | None = None) -> np.ndarray:
     """Boundaries of blocks of at most `most` rows each, at places where no row is cut wherever that is possible.
 

@@ -6,6 +6,7 @@ import ctypes
 import glob
 import os
 import pickle
+from itertools import pairwise
 
 import h5py
 import numpy as np
@@ -14,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpuio
-from gpuio.base import Shape, TilingScheme
+from gpuio.base import BufferedBackend, Shape, TilingScheme
+from gpuio.boxes import Box, Cut
 from gpuio.errors import MemoryBudgetError
+from gpuio.sizing import stream_blocks, stream_sizes, tile_edges
 from tests.formats.every_way import check_every_way
 from tests.formats.hdf5_files import BY_LIBRARY, PACKED, counts, write
 from tests.formats.items import DTYPES
@@ -145,6 +148,32 @@ def test_streams_keep_to_their_budget_whatever_is_selected(tmp_path, filters, ch
                 assert "at least" in str(error)
                 continue
             np.testing.assert_array_equal(np.concatenate(tiles), truth)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("chunks", [(1, 1, *SIG), (1, 3, 4, 5), (2, 3, 13, 11), (5, 2, 13, 7)], ids=str)
+def test_deep_stacks_of_boxes_keep_to_the_budget(tmp_path, chunks, threads):
+    values = counts(6, NAV + SIG)
+    ds = load(write(tmp_path / "scan.h5", values, chunks=chunks, **PACKED["gzip shuffle"]))
+    scheme = TilingScheme.make_for_shape(Shape((35, 5, 4), sig_dims=2), ds.shape)
+    boxes = [Box(tuple(s.origin), tuple(s.shape), k) for k, s in scheme.slices]
+    cuts = [Cut.of(ds.layout, box, ds.dtype, None) for box in boxes]
+    table = np.concatenate([cut.placements(ds.layout) for cut in cuts])
+    frames = np.arange(35)
+    deep = stream_sizes(ds.layout, ds.engine, BufferedBackend(), frames, table, cuts, ds.dtype, depth=35, memory=None, threads=threads,
+                        cold=False)
+    for budget in (deep.least_bytes, deep.least_bytes * 2, deep.least_bytes * 4):
+        sizes = stream_sizes(ds.layout, ds.engine, BufferedBackend(), frames, table, cuts, ds.dtype, depth=35, memory=budget,
+                             threads=threads, cold=False)
+        edges = tile_edges(frames, sizes.depth)
+        rows = ds.layout.chunks.rows_of(frames)
+        for start, stop in pairwise(stream_blocks(ds.layout, frames, edges, sizes, whole_tiles=True)):
+            assert len(set(rows[start:stop])) <= sizes.block_rows
+        assert sizes.host_bytes <= budget
+        out = np.zeros((35, *SIG))
+        for tile in ds.tiles(tiling_scheme=scheme, memory=budget, threads=threads):
+            out[tile.tile_slice.get()] = tile.data
+        np.testing.assert_array_equal(out, values.reshape(out.shape))
 
 
 def test_tiles_of_boxes_that_cross_chunks(tmp_path):

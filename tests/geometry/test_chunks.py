@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuio.chunks import ChunkGrid, Chunks
-from gpuio.geometry.chunks import CHUNK_GAP, block_edges, group_edges, plan_chunks, room_of_row, rows_between, touched_columns
+from gpuio.geometry.chunks import CHUNK_GAP, block_edges, group_edges, most_rows, plan_chunks, room_of_row, rows_between, touched_columns
 from gpuio.layout import Filter, Piece, placement_table
 
 FILTER = (Filter("deflate", (4,)),)
@@ -114,6 +114,15 @@ def test_blocks_hold_few_rows_and_cut_none_where_they_need_not(rows, most):
     for i in range(len(held) - 1):
         cut = edges[i + 1] not in groups.tolist() or edges[i] not in groups.tolist()
         assert cut or len(held[i] | held[i + 1]) > most or edges[i + 2] not in groups.tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 40))
+def test_the_rows_that_successive_frames_need(rows, depth):
+    found = most_rows(np.array(rows), depth)
+    assert found >= max(len(set(rows[i:i + depth])) for i in range(len(rows)))
+    rows = sorted(rows)
+    assert most_rows(np.array(rows), depth) == max(len(set(rows[i:i + depth])) for i in range(len(rows)))
 
 
 def test_blocks_of_whole_tiles():
