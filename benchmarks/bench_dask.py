@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, record, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show
 from gpuio import synth
 
 NAV, SIG = (32, 64), (256, 256)
@@ -58,8 +59,8 @@ def measure(rounds: int = 5, workers: tuple[int, ...] = (1, 2), lines: int = NAV
 
 def test_dask(benchmark: Any) -> None:
     """A small scan; recorded as extra_info."""
-    record(benchmark, lambda: measure(2, (1, 2), lines=4), "sum over all frames", ["of ds.sum_nav()"])
+    record(benchmark, lambda: measure(quick.ROUNDS, lines=quick.DASK_LINES), "sum over all frames", ["of ds.sum_nav()"])
 
 
 if __name__ == "__main__":
-    print(table(measure()))
+    show(measure())

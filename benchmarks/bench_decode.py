@@ -8,14 +8,14 @@ prints the table; "of copy" compares packed bytes with `numpy.copyto` of as many
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pytest
 
-from benchmarks.measure import interleaved, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show, words
 from gpuio.cpu_fallback import CpuEngine
 from gpuio.layout import Encoding, Piece, placement_table, plain_pieces
 
@@ -85,18 +85,18 @@ SCENES = {
 TARGETS = ("native", "f4", "f4 corrected")
 
 
-def decoding(scene: Scene, target: str) -> tuple[Callable[[], None], int]:
-    """A call that decodes all frames, and how many there are."""
+def decoding(scene: Scene, target: str, source_bytes: int) -> tuple[Callable[[], None], int]:
+    """A call that decodes all frames of so many bytes, and how many there are."""
     rng = np.random.default_rng(1)
     dtype = scene.encoding.dtype if target == "native" else np.dtype("f4")
     dark, gain = ((rng.normal(100, 30, scene.frame_pixels).astype("f4"), rng.normal(1, 0.1, scene.frame_pixels).astype("f4"))
                   if "corrected" in target else (None, None))
-    frames = SOURCE_BYTES // scene.frame_bytes
+    frames = source_bytes // scene.frame_bytes
     depth = max(1, TILE_BYTES // (scene.frame_pixels * dtype.itemsize))
     starts = np.arange(frames, dtype=np.int64)[:, None] * scene.frame_bytes
     tile = engine.empty((depth, scene.frame_pixels), dtype)
     decoder = engine.decoder(scene.encoding, placement_table(scene.pieces), scene.frame_pixels, dtype, dark=dark, gain=gain)
-    decode = decoder.bind(packed(), starts, tile)
+    decode = decoder.bind(packed(source_bytes), starts, tile)
 
     def decode_all() -> None:
         for first in range(0, frames, depth):
@@ -106,41 +106,41 @@ def decoding(scene: Scene, target: str) -> tuple[Callable[[], None], int]:
 
 
 @functools.cache
-def packed() -> np.ndarray:
+def packed(source_bytes: int) -> np.ndarray:
     """Random bytes: the loop has no branch that depends on them."""
-    staged = engine.staging(SOURCE_BYTES).host
-    staged[:] = np.random.default_rng(1).integers(0, 256, SOURCE_BYTES, dtype=np.uint8)
+    staged = engine.staging(source_bytes).host
+    staged[:] = np.random.default_rng(1).integers(0, 256, source_bytes, dtype=np.uint8)
     return staged
 
 
-def copy_all() -> None:
+def copy_all(source: np.ndarray) -> None:
     """What memory can do: the same bytes into a tile."""
-    for first in range(0, SOURCE_BYTES, TILE_BYTES):
-        np.copyto(copy_tile, packed()[first:first + TILE_BYTES])
+    for first in range(0, len(source), TILE_BYTES):
+        np.copyto(copy_tile, source[first:first + TILE_BYTES])
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("scene", list(SCENES))
-def test_decode(benchmark: Any, scene: str, target: str) -> None:
-    run, frames = decoding(SCENES[scene], target)
-    benchmark(run)
-    times = interleaved({"copy": copy_all, "run": run}, 3)
-    copied = frames * SCENES[scene].frame_bytes / SOURCE_BYTES * times["copy"].cpu
-    benchmark.extra_info["shares"] = {"of copying the packed bytes": copied / times["run"].cpu}
-    benchmark.extra_info["packed GB/s"] = frames * SCENES[scene].frame_bytes / benchmark.stats.stats.median / 1e9
-    benchmark.extra_info["Gpixel/s"] = frames * SCENES[scene].frame_pixels / benchmark.stats.stats.median / 1e9
-
-
-if __name__ == "__main__":
+def measure(rounds: int = 9, source_bytes: int = SOURCE_BYTES, names: Collection[str] = ()) -> list[dict[str, object]]:
+    """A row an encoding; all of them, or those named. GB of packed bytes per second of CPU time."""
     rows: list[dict[str, object]] = []
     for name, scene in SCENES.items():
-        runs = {target: decoding(scene, target) for target in TARGETS}
-        times = interleaved({"copy": copy_all, **{target: run for target, (run, _) in runs.items()}}, 9)
-        copied = SOURCE_BYTES / times["copy"].cpu / 1e9
+        if names and name not in names:
+            continue
+        runs = {target: decoding(scene, target, source_bytes) for target in TARGETS}
+        copy = functools.partial(copy_all, packed(source_bytes))
+        times = interleaved({"copy": copy, **{target: run for target, (run, _) in runs.items()}}, rounds)
+        copied = source_bytes / times["copy"].cpu / 1e9
         row: dict[str, object] = {"packed GB/s": name}
         for target, (_, frames) in runs.items():
             rate = frames * scene.frame_bytes / times[target].cpu / 1e9
             row |= {target: rate, f"of copy, {target}": rate / copied}
         rows.append({**row, "copy": copied})
-    print("GB of packed bytes per second of CPU time, medians of 9 interleaved rounds")
-    print(table(rows))
+    return rows
+
+
+def test_decode(benchmark: Any) -> None:
+    """Recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.BYTES), "packed GB/s", [f"of copy, {target}" for target in TARGETS])
+
+
+if __name__ == "__main__":
+    show(measure(names=words()))

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.measure import record, table
+from benchmarks import quick
+from benchmarks.measure import record, show
 from benchmarks.on_device import TARGETS, kernels
 from gpuio.engine import get_engine, why_no_cuda
 
@@ -25,11 +26,11 @@ def measure(rounds: int = 9, out_bytes: int = OUT_BYTES) -> list[dict[str, objec
 @pytest.mark.skipif(why_no_cuda(0) is not None, reason=str(why_no_cuda(0)))
 def test_device(benchmark: Any) -> None:
     """Recorded as extra_info."""
-    record(benchmark, lambda: measure(3), "kernel", [f"of copy, {target}" for target in TARGETS])
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.DEVICE_BYTES), "kernel", [f"of copy, {target}" for target in TARGETS])
 
 
 if __name__ == "__main__":
     reason = why_no_cuda(0)
     if reason is not None:
         sys.exit(f"there is no GPU: {reason}")
-    print(table(measure()))
+    show(measure())

@@ -8,7 +8,6 @@ by ``python -m benchmarks.evidence``.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, record, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show, words
 from gpuio.base import CorrectionSet
 from gpuio.bench import data
 from gpuio.bench.limits import reading, writing
@@ -80,8 +80,8 @@ def candidates(ds: gpuio.DataSet) -> dict[str, Callable[[], object]]:
 
 def test_floor(benchmark: Any) -> None:
     """Small files; recorded as extra_info."""
-    record(benchmark, lambda: measure(3, 24 << 20), "encoding", [f"{target}, of floor" for target in TARGETS])
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.BYTES), "encoding", [f"{target}, of floor" for target in TARGETS])
 
 
 if __name__ == "__main__":
-    print(table(measure(names=sys.argv[1:])))
+    show(measure(names=words()))

@@ -8,9 +8,7 @@ people do: 64 frames at a time into an array, and `read_direct` into one that is
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -21,7 +19,8 @@ import hdf5plugin
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show, words
 
 FRAMES, SIG = 4096, (192, 192)
 AT_ONCE = 64
@@ -96,7 +95,7 @@ def measure(rounds: int = 5, names: Collection[str] = (), n: int = FRAMES) -> li
                 times = interleaved({"gpuio": ours(path, dtype), "h5py": theirs(path, dtype), "direct": theirs_direct(path, dtype)}, rounds)
                 size = frames.nbytes / 1e6
                 rows.append({
-                    "case": name, "tiles": dtype, "packed to": f"{os.path.getsize(path) / frames.nbytes:.0%}",
+                    "case": f"{name} to {dtype}", "packed to": f"{os.path.getsize(path) / frames.nbytes:.0%}",
                     "gpuio MB/s": size / times["gpuio"].wall, "h5py MB/s": size / times["h5py"].wall,
                     "read_direct MB/s": size / times["direct"].wall, "ratio": times["h5py"].wall / times["gpuio"].wall,
                     "ratio to read_direct": times["direct"].wall / times["gpuio"].wall, "wanted": wanted,
@@ -106,13 +105,9 @@ def measure(rounds: int = 5, names: Collection[str] = (), n: int = FRAMES) -> li
 
 
 def test_hdf5(benchmark: Any) -> None:
-    """Recorded as extra_info; never judged in a test, since shared machines are noisy."""
-    rows: list[dict[str, object]] = []
-    benchmark.pedantic(lambda: rows.extend(measure(3)), rounds=1)
-    benchmark.extra_info["rows"] = rows
-    print("\n" + table(rows))
+    """Few frames; recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.ROUNDS, n=quick.CHUNKS), "case", ["ratio", "ratio to read_direct"])
 
 
 if __name__ == "__main__":
-    result = measure(names=[argument for argument in sys.argv[1:] if argument != "--json"])
-    print(json.dumps(result, indent=1) if "--json" in sys.argv else table(result))
+    show(measure(names=words()))

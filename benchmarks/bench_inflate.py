@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -24,7 +23,8 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from benchmarks.measure import interleaved, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, table, words
 from gpuio.cpu_fallback import CpuEngine
 from gpuio.engine import inflate_status
 from gpuio.layout import Filter
@@ -112,7 +112,8 @@ def reader(chunks: Chunks, truth: np.ndarray, threads: int) -> Callable[[], None
     return read
 
 
-def rates(folder: Path, frames: int) -> list[dict[str, object]]:
+def rates(folder: Path, frames: int, rounds: int = 5) -> list[dict[str, object]]:
+    """A row for each filter and mean number of counts."""
     rows: list[dict[str, object]] = []
     for counts in (20, 5):
         truth = disc(counts, frames)
@@ -128,9 +129,9 @@ def rates(folder: Path, frames: int) -> list[dict[str, object]]:
 
             library()
             assert np.array_equal(into, truth)
-            times = interleaved({"one": reader(chunks, truth, 1), "two": reader(chunks, truth, 2), "h5py": library}, 5)
+            times = interleaved({"one": reader(chunks, truth, 1), "two": reader(chunks, truth, 2), "h5py": library}, rounds)
             rows.append({
-                f"{frames} frames": f"{name}, {counts} counts", "ratio": truth.nbytes / float(chunks.table[:, 1].sum()),
+                "filters": f"{name}, {counts} counts", "ratio": truth.nbytes / float(chunks.table[:, 1].sum()),
                 "gpuio GB/s": truth.nbytes / times["one"].cpu / 1e9, "h5py GB/s": truth.nbytes / times["h5py"].cpu / 1e9,
                 "times": times["h5py"].cpu / times["one"].cpu, "two threads, wall": times["h5py"].wall / times["two"].wall,
             })
@@ -206,11 +207,16 @@ def predictions(rows: list[dict[str, object]], folder: Path) -> list[dict[str, o
     return found
 
 
+def test_inflate(benchmark: Any, tmp_path: Path) -> None:
+    """Few frames; recorded as extra_info."""
+    record(benchmark, lambda: rates(tmp_path, quick.CHUNKS, quick.ROUNDS), "filters", ["times", "two threads, wall"])
+
+
 if __name__ == "__main__":
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else FRAMES
+    number = int(words()[0]) if words() else FRAMES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print("GB of pixels per second of CPU time, medians of 5 interleaved rounds")
+        print("GB of pixels per second of CPU time, " f"{number} frames, medians of 5 interleaved rounds")
         print(table(rates(folder, number)))
         few = [statistics(disc(c, 12), f"disc of {c} counts", folder / "few.h5") for c in (20, 5, 1)]
         few.append(statistics(np.random.default_rng(6).poisson(1, (12, *SHAPE)).astype(np.uint16), "flat, 1 count", folder / "few.h5"))

@@ -7,10 +7,8 @@ with 1 MiB calls into one buffer and looks at nothing. Cold means that the file 
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import record, table
+from benchmarks import quick
+from benchmarks.measure import record, show, words
 from gpuio.io import resident_fraction
 from gpuio.io.backends import BufferedBackend, DirectBackend, IOBackend, MMapBackend
 from gpuio.io.readahead import ReadAhead
@@ -147,10 +146,8 @@ def measure(size: int = 256 * MIB, rounds: int = 5) -> list[dict[str, object]]:
 
 def test_io(benchmark: Any) -> None:
     """Recorded as extra_info."""
-    record(benchmark, lambda: measure(64 * MIB, 3), "transport", ["of limit, warm", "of limit, cold"])
+    record(benchmark, lambda: measure(quick.LARGE_BYTES, quick.ROUNDS), "transport", ["of limit, warm", "of limit, cold"])
 
 
 if __name__ == "__main__":
-    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
-    result = measure(*(n * MIB for n in numbers[:1]))
-    print(json.dumps(result, indent=1) if "--json" in sys.argv else table(result))
+    show(measure(*(int(word) * MIB for word in words())))

@@ -7,8 +7,6 @@ arguments run these only.
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show, words
 
 FILE_BYTES = 192 << 20
 #: name, layout of the chips, sig shape
@@ -41,7 +40,7 @@ def algorithms(sig: tuple[int, int]) -> dict[str, Callable[[], Any]]:
     return {"sum": SumUDF, "sumsig": SumSigUDF, "com": CoMUDF.with_params, "stddev": StdDevUDF, "1 mask": masks(1), "16 masks": masks(16)}
 
 
-def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, object]]:
+def measure(rounds: int = 7, names: Collection[str] = (), n_bytes: int = FILE_BYTES) -> list[dict[str, object]]:
     """One row for each file and algorithm; all algorithms, or those named."""
     from libertem.api import Context
     from libertem.executor.inline import InlineJobExecutor
@@ -51,7 +50,7 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
     rows: list[dict[str, object]] = []
     with Context(InlineJobExecutor(inline_threads=1)) as ctx:
         for file, layout, sig in FILES:
-            n = FILE_BYTES // (2 * sig[0] * sig[1])
+            n = n_bytes // (2 * sig[0] * sig[1])
             rng = np.random.default_rng(1)
             frames = (rng.integers(0, 4096, (16, *sig), dtype="u2") for _ in range(n // 16))
             with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +61,7 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
                         continue
                     times = interleaved({reader: lambda ds=ds, make=make: ctx.run_udf(ds, make()) for reader, ds in sets.items()}, rounds)
                     rows.append({
-                        "file": file, "algorithm": name, "gpuio ms": times["gpuio"].cpu * 1e3, "LiberTEM ms": times["libertem"].cpu * 1e3,
+                        "case": f"{file}, {name}", "gpuio ms": times["gpuio"].cpu * 1e3, "LiberTEM ms": times["libertem"].cpu * 1e3,
                         "ratio": times["libertem"].cpu / times["gpuio"].cpu, "wanted": WANTED.get((file, name), 1.0),
                         "spread": times["gpuio"].spread,
                     })
@@ -70,13 +69,9 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
 
 
 def test_libertem(benchmark: Any) -> None:
-    """Recorded as extra_info; never judged in a test, since shared machines are noisy."""
-    rows: list[dict[str, object]] = []
-    benchmark.pedantic(lambda: rows.extend(measure(3)), rounds=1)
-    benchmark.extra_info["rows"] = rows
-    print("\n" + table(rows))
+    """Small files; recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.ALGORITHMS, quick.LARGE_BYTES), "case", ["ratio"])
 
 
 if __name__ == "__main__":
-    result = measure(names=[argument for argument in sys.argv[1:] if argument != "--json"])
-    print(json.dumps(result, indent=1) if "--json" in sys.argv else table(result))
+    show(measure(names=words()))

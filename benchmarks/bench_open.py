@@ -1,13 +1,12 @@
 """Opening recordings of one file to a hundred thousand: how long until the data set is known, and until its first tile?
 
-``python -m benchmarks.bench_open [FILES ...]`` prints the table; files are MIB of one frame of 8 x 8 pixels each, in the page cache.
-The limit is one ``os.stat`` for each file.
+``python -m benchmarks.bench_open [FILES ...]`` prints the table, in CPU time; files are MIB of one frame of
+8 x 8 pixels each, in the page cache. The limit is one ``os.stat`` for each file.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, record, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show, words
 from gpuio import synth
 
 FILES = (1, 10, 100, 1000, 10_000, 100_000)
@@ -51,10 +51,9 @@ def measure(counts: Sequence[int] = FILES, rounds: int = 5) -> list[dict[str, ob
 
 
 def test_open(benchmark: Any) -> None:
-    """Up to a thousand files; recorded as extra_info."""
-    record(benchmark, lambda: measure([n for n in FILES if n <= 1000], 3), "files", ["stat of open"])
+    """Few files; recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.FILES, quick.ROUNDS), "files", ["stat of open"])
 
 
 if __name__ == "__main__":
-    print("CPU time")
-    print(table(measure([int(word) for word in sys.argv[1:]] or FILES)))
+    show(measure([int(word) for word in words()] or FILES))

@@ -8,8 +8,6 @@ and whole frames as well. Names of cases as arguments run these only.
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, record, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show, words
 
 RAW_BYTES = 48 << 20
 #: Where opening is counted: as much as a small recording, so that the millisecond which it takes does not decide.
@@ -126,14 +125,14 @@ def raw_bytes(path: str) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, object]]:
+def measure(rounds: int = 7, names: Collection[str] = (), n_bytes: int = RAW_BYTES) -> list[dict[str, object]]:
     """One row a case; all of them, or those named."""
     rows: list[dict[str, object]] = []
     for case in CASES:
         if names and case[0] not in names:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            fmt, path, load = make(Path(folder), case)
+            fmt, path, load = make(Path(folder), case, n_bytes)
             copy = np.ones(raw_bytes(path), dtype=np.uint8)
             target = np.empty_like(copy)
             times = interleaved({
@@ -150,15 +149,15 @@ def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, obje
     return rows
 
 
-def measure_views(rounds: int = 9) -> list[dict[str, object]]:
+def measure_views(rounds: int = 9, n_bytes: int = VIEW_BYTES) -> list[dict[str, object]]:
     """Tiles beside slices of `np.memmap`, opening included on both sides: every byte touched, copied out, or converted."""
     with tempfile.TemporaryDirectory() as folder:
         npy = str(Path(folder) / "scan.npy")
-        np.save(npy, np.random.default_rng(1).integers(0, 4096, (VIEW_BYTES >> 17, 256, 256), dtype=np.uint16))
+        np.save(npy, np.random.default_rng(1).integers(0, 4096, (n_bytes >> 17, 256, 256), dtype=np.uint16))
         frame = np.dtype([("pixels", "<f4", (128, 128)), ("footer", "V1024")])
-        _, raw, _ = make(Path(folder), ("empad", "empad", {}, 32, (128, 128), 1), VIEW_BYTES)
+        _, raw, _ = make(Path(folder), ("empad", "empad", {}, 32, (128, 128), 1), n_bytes)
         tvips_frame = np.dtype([("header", "V108"), ("pixels", "<u2", (256, 256))])
-        _, tvips, _ = make(Path(folder), ("tvips", "tvips", {}, 16, (256, 256), 1), VIEW_BYTES)
+        _, tvips, _ = make(Path(folder), ("tvips", "tvips", {}, 16, (256, 256), 1), n_bytes)
         wide = np.empty((16, 256, 256), dtype=np.float32)
         out = np.empty((64, 128, 128), dtype=np.float32)
 
@@ -205,12 +204,14 @@ def measure_views(rounds: int = 9) -> list[dict[str, object]]:
 
 
 def test_peers(benchmark: Any) -> None:
-    """Recorded as extra_info."""
-    record(benchmark, lambda: measure(3), "case", ["share of memcpy"])
+    """Small files; recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.PEERS, quick.BYTES), "case", ["share of memcpy", "ratio"])
+
+
+def test_views(benchmark: Any) -> None:
+    """The same of what needs no decoding."""
+    record(benchmark, lambda: measure_views(quick.ROUNDS, quick.LARGE_BYTES), "case", ["ratio"])
 
 
 if __name__ == "__main__":
-    names = [argument for argument in sys.argv[1:] if argument != "--json"]
-    result = measure(names=names)
-    views = [] if names else measure_views()
-    print(json.dumps({"tiles": result, "views": views}, indent=1) if "--json" in sys.argv else f"{table(result)}\n\n{table(views)}")
+    show(measure(names=words()), *([] if words() else [measure_views()]))

@@ -18,20 +18,21 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show
 from gpuio import synth
 from gpuio.base import BufferedBackend, CorrectionSet, DirectBackend, MMapBackend
 
 SIG = (512, 512)
-FRAMES = 192
+LINES, LINE = 12, 16
 
 
-def make(folder: Path) -> str:
-    """A quad MIB RAW scan of 12-bit counts, 96 MiB."""
+def make(folder: Path, lines: int) -> str:
+    """A quad MIB RAW scan of 12-bit counts, 8 MiB a line."""
     rng = np.random.default_rng(1)
     path = folder / "quad.mib"
-    synth.write("mib", str(path), (rng.integers(0, 4096, (16, *SIG), dtype=np.uint16) for _ in range(FRAMES // 16)),
-                nav_shape=(12, 16), sig_shape=SIG, kind="R12", layout="2x2")
+    synth.write("mib", str(path), (rng.integers(0, 4096, (LINE, *SIG), dtype=np.uint16) for _ in range(lines)),
+                nav_shape=(lines, LINE), sig_shape=SIG, kind="R12", layout="2x2")
     return str(path)
 
 
@@ -56,7 +57,9 @@ def candidates(path: str) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     rng = np.random.default_rng(2)
     maps = CorrectionSet(dark=rng.normal(10, 1, SIG).astype("f4"), gain=rng.normal(1, 0.1, SIG).astype("f4"))
-    roi = rng.random((12, 16)) < 0.1
+    ds = gpuio.open(path, device="cpu")
+    roi = np.zeros(ds.shape.nav.size, bool)
+    roi[rng.choice(roi.size, roi.size // 10, replace=False)] = True
     return {
         "copy from the page cache": copy_from_cache(path),
         "native": stream(path),
@@ -66,7 +69,7 @@ def candidates(path: str) -> dict[str, Callable[[], object]]:
         "float32, mmap": stream(path, MMapBackend(), dtype="float32"),
         "float32, buffered": stream(path, BufferedBackend(), dtype="float32"),
         "float32, direct": stream(path, DirectBackend(), dtype="float32"),
-        "float32, a tenth of the scan": stream(path, dtype="float32", roi=roi),
+        "float32, a tenth of the scan": stream(path, dtype="float32", roi=roi.reshape(tuple(ds.shape.nav))),
     }
 
 
@@ -86,39 +89,32 @@ def first_tile(path: str, cache: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(rounds: int = 7) -> tuple[list[dict[str, object]], dict[str, float]]:
-    """A row a candidate, and the seconds to the first tile."""
+def measure(rounds: int = 7, lines: int = LINES) -> list[dict[str, object]]:
+    """A row a candidate."""
     with tempfile.TemporaryDirectory() as folder:
-        path = make(Path(folder))
+        path = make(Path(folder), lines)
         size = Path(path).stat().st_size / 1e6
-        runs = candidates(path)
-        times = interleaved(runs, rounds)
+        times = interleaved(candidates(path), rounds)
         bound = times["copy from the page cache"].wall
-        rows = [{"stream": name, "MB/s": size * (0.1 if "tenth" in name else 1) / t.wall, "share of bound":
-                 bound * (0.1 if "tenth" in name else 1) / t.wall, "CPU s / wall s": t.cpu / t.wall, "spread": t.spread}
-                for name, t in times.items()]
-        cache = str(Path(folder) / "cache")
+        part = {name: lines * LINE // 10 / (lines * LINE) if "tenth" in name else 1 for name in times}
+        return [{"stream": name, "MB/s": size * part[name] / t.wall, "share of bound": bound * part[name] / t.wall,
+                 "CPU s / wall s": t.cpu / t.wall, "spread": t.spread} for name, t in times.items()]
+
+
+def first_tiles() -> list[dict[str, object]]:
+    """Seconds to the first tile, with and without what was compiled before."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, cache = make(Path(folder), 1), str(Path(folder) / "cache")
         cold = first_tile(path, cache)
         warm = sorted(first_tile(path, cache) for _ in range(5))[2]
-        return rows, {"nothing compiled before": cold, "compiled before": warm}
+    return [{"first float32 tile": "nothing compiled before", "s from the start of the process": cold},
+            {"first float32 tile": "compiled before", "s from the start of the process": warm}]
 
 
 def test_pipeline(benchmark: Any) -> None:
-    """Recorded as extra_info."""
-    rows: list[dict[str, object]] = []
-    first: dict[str, float] = {}
-
-    def run() -> None:
-        measured = measure(3)
-        rows.extend(measured[0])
-        first.update(measured[1])
-
-    benchmark.pedantic(run, rounds=1)
-    benchmark.extra_info.update({"rows": rows, "first tile": first, "shares": {row["stream"]: row["share of bound"] for row in rows}})
+    """A short scan; recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.LARGE_BYTES >> 23), "stream", ["share of bound"])
 
 
 if __name__ == "__main__":
-    lines, seconds = measure()
-    print(table(lines))
-    for what, value in seconds.items():
-        print(f"first float32 tile, {what}: {value:.2f} s from the start of the process")
+    show(measure(), first_tiles())

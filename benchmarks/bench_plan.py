@@ -1,17 +1,18 @@
 """Planning: how long until the bytes of N frames are known? It should never be noticed.
 
-``python -m benchmarks.bench_plan`` prints the table.
+``python -m benchmarks.bench_plan`` prints the table; beside it, one pass of NumPy over as many numbers (`numpy.cumsum`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pytest
 
-from benchmarks.measure import interleaved, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show
 from gpuio.fileset import File, FileSet
 from gpuio.geometry.plan import make_plan
 from gpuio.layout import Encoding, Layout, plain_pieces
@@ -38,20 +39,22 @@ def plan(lay: Layout, sparse: bool) -> Any:
     return lambda: make_plan(lay, frames, edges, placements)
 
 
-@pytest.mark.parametrize("frames", FRAMES)
-@pytest.mark.parametrize("files", [1, 100])
-@pytest.mark.parametrize("sparse", [False, True], ids=["all", "tenth"])
-def test_plan(benchmark: Any, frames: int, files: int, sparse: bool) -> None:
-    result = benchmark(plan(layout(frames, files), sparse))
-    benchmark.extra_info["read amplification"] = result.read_bytes / result.needed_bytes
+def measure(rounds: int = 5, counts: Sequence[int] = FRAMES) -> list[dict[str, object]]:
+    """A row for each number of frames and files, of all frames and of a tenth."""
+    rows: list[dict[str, object]] = []
+    for frames in counts:
+        numbers = np.arange(frames)
+        runs = {f"{frames} frames in {files} files, {'a tenth' if sparse else 'all'}": plan(layout(frames, files), sparse)
+                for files in (1, 100) for sparse in (False, True)}
+        times = interleaved({**runs, "sum": lambda numbers=numbers: np.cumsum(numbers)}, rounds)
+        rows += [{"plan": name, "ms": times[name].wall * 1e3, "of a running sum": times["sum"].wall / times[name].wall} for name in runs]
+    return rows
+
+
+def test_plan(benchmark: Any) -> None:
+    """Not the largest numbers; recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.PLANNED), "plan", ["of a running sum"])
 
 
 if __name__ == "__main__":
-    rows = []
-    for n in FRAMES:
-        runs = {f"{files} files, {'a tenth' if sparse else 'all'}": plan(layout(n, files), sparse)
-                for files in (1, 100) for sparse in (False, True)}
-        times = interleaved(runs, 5)
-        rows.append({"frames": n, **{name: times[name].wall * 1e3 for name in runs}})
-    print("milliseconds to plan")
-    print(table(rows))
+    show(measure())

@@ -7,7 +7,6 @@ mapped file and does nothing else (`numpy.bitwise_or` over 64-bit words): the pa
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 import gpuio
+from benchmarks import quick
 from benchmarks.bench_peers import CASES, VIEW_BYTES, make, raw_bytes
-from benchmarks.measure import interleaved, table
+from benchmarks.measure import interleaved, record, show, words
 
 #: Least ratio over `SumUDF` that we want to see.
 WANTED = {"mib u16": 4.0, "raw <u2": 4.0, "raw >u2": 4.0, "mib r6": 6.0, "mib r12": 6.0, "quad r12": 6.0}
@@ -39,22 +39,28 @@ def touched(path: str) -> Callable[[], object]:
     return lambda: np.bitwise_or.reduce(np.memmap(path, dtype=np.uint64, mode="r", shape=(words,)))
 
 
-def measure(rounds: int = 7, names: Collection[str] = ()) -> list[dict[str, object]]:
+def measure(rounds: int = 7, names: Collection[str] = (), n_bytes: int = VIEW_BYTES) -> list[dict[str, object]]:
     """One row a case; all of them, or those named."""
     rows: list[dict[str, object]] = []
     for case in CASES:
         if case[0] not in (names or WANTED):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            fmt, path, load = make(Path(folder), case, VIEW_BYTES)
+            fmt, path, load = make(Path(folder), case, n_bytes)
             ds = gpuio.load(fmt, path=path, device="cpu", **load)
             times = interleaved({"gpuio": ds.summary, "libertem": libertem_sums(fmt, path, load), "touched": touched(path)}, rounds)
             size = raw_bytes(path) / 1e6
             rows.append({"case": case[0], "gpuio MB/s": size / times["gpuio"].cpu, "LiberTEM MB/s": size / times["libertem"].cpu,
                          "ratio": times["libertem"].cpu / times["gpuio"].cpu, "wanted": WANTED.get(case[0], 1.0),
-                         "touched MB/s": size / times["touched"].cpu, "spread": times["gpuio"].spread})
+                         "touched MB/s": size / times["touched"].cpu,
+                         "of touching": times["touched"].cpu / times["gpuio"].cpu, "spread": times["gpuio"].spread})
     return rows
 
 
+def test_reduce(benchmark: Any) -> None:
+    """Small files; recorded as extra_info."""
+    record(benchmark, lambda: measure(quick.ROUNDS, n_bytes=quick.LARGE_BYTES), "case", ["ratio", "of touching"])
+
+
 if __name__ == "__main__":
-    print(table(measure(names=sys.argv[1:])))
+    show(measure(names=words()))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import gpuio
-from benchmarks.measure import interleaved, record, table
+from benchmarks import quick
+from benchmarks.measure import interleaved, record, show
 from gpuio import synth
 
 NAV, SIG = (64, 64), (128, 128)
@@ -41,13 +42,14 @@ def stream(ds: gpuio.DataSet, roi: np.ndarray) -> None:
         pass
 
 
-def measure(rounds: int = 7, transports: tuple[str, ...] = ("buffered", "mmap", "direct")) -> list[dict[str, object]]:
+def measure(rounds: int = 7, sig: tuple[int, int] = SIG,
+            transports: tuple[str, ...] = ("buffered", "mmap", "direct")) -> list[dict[str, object]]:
     """A row a region and transport."""
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(2)
-        path = synth.write("mib", Path(folder) / "scan.mib", (rng.integers(0, 4096, (64, *SIG), dtype=np.uint16) for _ in range(64)),
-                           nav_shape=NAV, sig_shape=SIG, kind="U16")[0]
+        path = synth.write("mib", Path(folder) / "scan.mib", (rng.integers(0, 4096, (64, *sig), dtype=np.uint16) for _ in range(64)),
+                           nav_shape=NAV, sig_shape=sig, kind="U16")[0]
         for transport in transports:
             cls = gpuio.IOBackend.get_cls_by_id(transport)
             if cls is None or cls().unavailable(path) is not None:
@@ -65,8 +67,8 @@ def measure(rounds: int = 7, transports: tuple[str, ...] = ("buffered", "mmap", 
 
 def test_roi(benchmark: Any) -> None:
     """Recorded as extra_info."""
-    record(benchmark, lambda: measure(3), "region", ["of all"])
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.ROI_SIG), "region", ["of all"])
 
 
 if __name__ == "__main__":
-    print(table(measure()))
+    show(measure())

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 import gpuio
+from benchmarks import quick
 from benchmarks.bench_peers import CASES, VIEW_BYTES, make
-from benchmarks.measure import record, table
+from benchmarks.measure import record, show
 
-#: Cases, and bytes of the recording: 1-bit pixels become 32 times as much.
-SIZES = {"seq u16 dark gain": VIEW_BYTES, "mib u16": VIEW_BYTES, "mib r1": VIEW_BYTES // 4}
+#: Cases, and by how much the recording is smaller: 1-bit pixels become 32 times as much.
+SMALLER = {"seq u16 dark gain": 1, "mib u16": 1, "mib r1": 4}
 
 
 def at_once(runs: list[Callable[[], object]]) -> None:
@@ -37,14 +38,14 @@ def at_once(runs: list[Callable[[], object]]) -> None:
         os.waitpid(child, 0)
 
 
-def measure(rounds: int = 11) -> list[dict[str, object]]:
+def measure(rounds: int = 11, n_bytes: int = VIEW_BYTES) -> list[dict[str, object]]:
     """One row a case: milliseconds, and how many times as fast as one thread; medians of interleaved rounds, and the best ones."""
     rows: list[dict[str, object]] = []
     for case in CASES:
-        if case[0] not in SIZES:
+        if case[0] not in SMALLER:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            fmt, path, load = make(Path(folder), case, SIZES[case[0]])
+            fmt, path, load = make(Path(folder), case, n_bytes // SMALLER[case[0]])
             ds = gpuio.load(fmt, path=path, device="cpu", **load)
             half = np.arange(ds.shape.nav.size).reshape(tuple(ds.shape.nav)) < ds.shape.nav.size // 2
 
@@ -72,8 +73,8 @@ def measure(rounds: int = 11) -> list[dict[str, object]]:
 
 def test_threads(benchmark: Any) -> None:
     """Recorded as extra_info."""
-    record(benchmark, lambda: measure(3), "case", ["gain", "of processes"])
+    record(benchmark, lambda: measure(quick.ROUNDS, quick.LARGE_BYTES), "case", ["gain", "of processes"])
 
 
 if __name__ == "__main__":
-    print(table(measure()))
+    show(measure())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,19 @@ def table(rows: list[dict[str, object]]) -> str:
                      for line in cells)
 
 
+def words() -> list[str]:
+    """Names and numbers on the command line."""
+    return [word for word in sys.argv[1:] if word != "--json"]
+
+
+def show(*tables: list[dict[str, object]]) -> None:
+    """Print tables as text, or as JSON if ``--json`` is on the command line."""
+    if "--json" in sys.argv:
+        print(json.dumps(tables[0] if len(tables) == 1 else tables, indent=1))
+    else:
+        print("\n\n".join(map(table, tables)))
+
+
 def record(benchmark: Any, measure: Callable[[], list[dict[str, object]]], name: str, shares: Sequence[str]) -> None:
     """Run `measure` once under pytest-benchmark and keep its rows; never judged, since shared machines are noisy.
 
@@ -48,6 +63,8 @@ def record(benchmark: Any, measure: Callable[[], list[dict[str, object]]], name:
     """
     rows: list[dict[str, object]] = []
     benchmark.pedantic(lambda: rows.extend(measure()), rounds=1)
+    if len(names := [row[name] for row in rows]) > len(set(names)):
+        raise ValueError(f"two rows are called {max(names, key=names.count)}")
     benchmark.extra_info["rows"] = rows
     benchmark.extra_info["shares"] = {f"{row[name]}, {share}": row[share] for row in rows for share in shares}
     print("\n" + table(rows))
