@@ -298,14 +298,13 @@ def warmup(path: str | None, names: str | None, format_name: str, parameters: tu
     started, ready = time.perf_counter(), []
     for ds in found:
         for target in targets:
-            for decoder in warming.warm(ds, target):
-                ready.append(decoder)
+            for done in warming.warm(ds, target):
+                ready.append(done)
                 if not as_json:
-                    click.echo(f"{decoder.device:7} {decoder.encoding:10} {decoder.pixels:8} as {decoder.dtype:7}"
-                               f"{' with dark and gain' if decoder.corrected else '':19} {decoder.seconds:6.2f} s  "
-                               f"{'compiled' if decoder.compiled else 'was there'}")
+                    click.echo(f"{done.device:7} {done.encoding:10} {done.pixels:8} to {done.use:38} {done.seconds:6.2f} s  "
+                               f"{f'{done.compiled} compiled' if done.compiled else 'was there'}")
     seconds = time.perf_counter() - started
     if as_json:
-        print_json({"decoders": [asdict(decoder) for decoder in ready], "seconds": seconds})
+        print_json({"ready": [asdict(done) for done in ready], "seconds": seconds})
     else:
-        click.echo(f"{len(ready)} decoders in {seconds:.2f} s, {sum(decoder.compiled for decoder in ready)} of them compiled now")
+        click.echo(f"ready after {seconds:.2f} s; {sum(done.compiled for done in ready)} functions were compiled now")

@@ -70,20 +70,21 @@ def test_an_unknown_dtype_and_a_small_budget_are_one_line(npy: str) -> None:
     assert "bytes are needed" in run("explain", npy, "--memory", "100").stderr
 
 
-def test_warming_up_for_a_file_lists_its_decoders(npy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warming_up_for_a_file_lists_what_it_is_ready_for(npy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warmup, "devices", lambda: ["cpu"])
     result = run("warmup", npy)
     assert result.exit_code == 0, result.stderr
     *rows, last = result.stdout.splitlines()
-    assert [" ".join(row.split()[:5]) for row in rows] == ["cpu swap uint16 as uint16"] + ["cpu swap uint16 as float32"] * 2
-    assert "with dark and gain" in rows[2]
-    assert last.startswith("3 decoders in ")
+    assert [" ".join(row.split()[:5]) for row in rows] == [
+        f"cpu swap uint16 to {use}" for use in ("uint16", "float32", "float32", "sums")]
+    assert "with dark, gain and repair" in rows[2]
+    assert last.startswith("ready after ") and last.endswith(" functions were compiled now")
 
 
 def test_warming_up_for_formats_as_json_is_one_value() -> None:
     result = run("warmup", "--formats", "npy", "--device", "cpu", "--json")
     found = json.loads(result.stdout)
-    assert {(row["device"], row["pixels"]) for row in found["decoders"]} == {
+    assert {(row["device"], row["pixels"]) for row in found["ready"]} == {
         ("cpu", "uint8"), ("cpu", "uint16"), ("cpu", "uint32"), ("cpu", "float32")}
     assert found["seconds"] > 0
 
