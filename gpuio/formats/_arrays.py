@@ -47,24 +47,25 @@ def take(data: Any) -> Taken:
     if isinstance(data, np.ma.MaskedArray):
         raise UnsupportedFeature("a masked array does not say which values masked pixels have; pass data.filled(value)")
     kind, number = _dlpack_device(data)
-    if hasattr(data, "__cuda_array_interface__"):
-        device = f"cuda:{number or 0}"
-        return Taken(get_engine(device).xp.asarray(data), device)
-    if isinstance(data, np.ndarray):
-        return Taken(np.asarray(data), None)
-    if kind in _ON_GPU:
-        device = f"cuda:{number or 0}"
-        return Taken(get_engine(device).xp.from_dlpack(data), device)
-    if hasattr(data, "__array_interface__"):
-        return Taken(np.asarray(data), None)
-    if kind in _ON_HOST:
-        return Taken(np.from_dlpack(data), None)
-    if kind is not None:
-        raise UnsupportedFeature(f"{_name(data)} is in memory of DLPack's kind {kind}; expected host memory or that of an NVIDIA GPU")
     try:
-        return Taken(np.asarray(memoryview(data)), None)
-    except (TypeError, ValueError) as error:
-        raise DataSetException(f"data is {_name(data)}; expected an array in memory; pass np.asarray(data)") from error
+        if hasattr(data, "__cuda_array_interface__"):
+            device = f"cuda:{number or 0}"
+            return Taken(get_engine(device).xp.asarray(data), device)
+        if isinstance(data, np.ndarray):
+            return Taken(np.asarray(data), None)
+        if kind in _ON_GPU:
+            device = f"cuda:{number or 0}"
+            return Taken(get_engine(device).xp.from_dlpack(data), device)
+        if hasattr(data, "__array_interface__"):
+            return Taken(np.asarray(data), None)
+        if kind in _ON_HOST:
+            return Taken(np.from_dlpack(data), None)
+        if kind is None:
+            return Taken(np.asarray(memoryview(data)), None)
+    except (TypeError, ValueError, BufferError) as error:
+        raise DataSetException(f"data is {_name(data)}; expected an array in memory; pass np.asarray(data). "
+                               f"Taking it failed: {error}") from error
+    raise UnsupportedFeature(f"{_name(data)} is in memory of DLPack's kind {kind}; expected host memory or that of an NVIDIA GPU")
 
 
 def is_sparse(data: Any) -> bool:

@@ -17,7 +17,7 @@ from gpuio.findings import UNKNOWN, Finding, FrameRecords, Progress, about_files
 from gpuio.formats._frame_headers import read_headers
 from gpuio.formats._mib_header import FrameHeader, parse_header, read_header
 from gpuio.formats._mib_times import parse_utc
-from gpuio.formats._siblings import series, split_name, without_number
+from gpuio.formats._siblings import numbered, split_name, without_number
 from gpuio.layout import Layout
 from gpuio.source import Source
 
@@ -43,7 +43,7 @@ def check(source: Source, layout: Layout) -> Iterator[Finding]:
                       f"{reference.sequence - 1} frames before it are in no file of the set", {"found": reference.sequence, "expected": 1})
     folder, stem, extension = split_name(first.path)
     members = {os.path.basename(file.path) for file in layout.parts[0]}
-    for name in series(source.listdir(folder), without_number(stem), extension):
+    for name in numbered(source.listdir(folder), without_number(stem), extension):
         path = os.path.join(folder, name)
         if name not in members and source.size(path) < first.stride and _may_belong(source, path, reference):
             yield Finding("error", path, f"holds {source.size(path)} bytes, no whole frame of {first.stride}; it was left out",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 
 Chunks = tuple[tuple[int, ...], ...]
 
@@ -26,7 +27,7 @@ def most_chunks_first(chunks: Chunks, sig_dims: int) -> tuple[int, ...]:
 def merged(chunks: Chunks, sig_dims: int, itemsize: int, min_size: float) -> Chunks:
     """Steps 1, 3 and 4: the chunks that remain."""
     nav = len(chunks) - sig_dims
-    result = [list(axis) for axis in chunks]
+    result = [[size for size in axis if size] for axis in chunks]
     last = next((i for i, axis in enumerate(result[:nav - 1]) if any(n != 1 for n in axis)), nav - 1)
     for axis in range(last + 1, len(result)):
         result[axis] = [sum(result[axis])]
@@ -38,10 +39,22 @@ def merged(chunks: Chunks, sig_dims: int, itemsize: int, min_size: float) -> Chu
 
 def _grown(sizes: Sequence[int], least: float) -> list[int]:
     """Step 4 along one axis, until no chunk is below `least`."""
-    chunks = list(sizes)
-    while len(chunks) > 1 and (smallest := min(chunks)) < least:
-        at = len(chunks) - 1 - chunks[::-1].index(smallest)
-        right = at == 0 or (at + 1 < len(chunks) and chunks[at + 1] < chunks[at - 1])
-        first = at if right else at - 1
-        chunks[first:first + 2] = [chunks[first] + chunks[first + 1]]
-    return chunks
+    chunks, n = list(sizes), len(sizes)
+    before, after = list(range(-1, n - 1)), list(range(1, n + 1))
+    smallest = [(size, -at) for at, size in enumerate(chunks)]      # of equals the rightmost comes first
+    heapify(smallest)
+    while smallest:
+        size, at = smallest[0][0], -heappop(smallest)[1]
+        left, right = before[at], after[at]
+        if size >= least or (left < 0 and right == n):
+            break
+        if size != chunks[at]:          # it has been merged since
+            continue
+        if right < n and (left < 0 or chunks[right] < chunks[left]):
+            left, at = at, right
+        chunks[left], chunks[at] = chunks[left] + chunks[at], 0
+        after[left] = after[at]
+        if after[at] < n:
+            before[after[at]] = left
+        heappush(smallest, (chunks[left], -left))
+    return [size for size in chunks if size]

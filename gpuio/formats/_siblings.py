@@ -29,6 +29,12 @@ def series(names: Iterable[str], prefix: str, extension: str) -> list[str]:
     return [name for name in names if name.startswith(prefix) and name.lower().endswith(extension, len(prefix))]
 
 
+def numbered(names: Iterable[str], prefix: str, extension: str) -> list[str]:
+    """Those of a `series` that nothing but digits and separators tells apart: ``scan_2.mib`` of ``scan``, and not ``scan2RAW.mib``."""
+    found = series(names, prefix, extension)
+    return [name for name in found if not name[len(prefix):-len(extension)].strip("0123456789_-. ")]
+
+
 def companion(names: Iterable[str], stems: Iterable[str], extension: str) -> str | None:
     """The first name made of one of `stems` (earlier ones win, exactly) and `extension` (in any case); None if there is none."""
     by_stem: dict[str, str] = {}

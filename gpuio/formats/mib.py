@@ -72,7 +72,7 @@ from gpuio.formats._mib_header import MAGIC, MAX_FRAMES, STREAM_PREFIX, FrameHea
 from gpuio.formats._mib_records import check as check
 from gpuio.formats._mib_records import frame_records as frame_records
 from gpuio.formats._mib_times import frames_per_line, parse_utc
-from gpuio.formats._siblings import companion, series, split_name, without_number
+from gpuio.formats._siblings import companion, numbered, series, split_name, without_number
 from gpuio.layout import Encoding, Layout, Piece, plain_pieces
 from gpuio.source import Source
 
@@ -251,7 +251,7 @@ def _find(source: Source, path: str, disable_glob: bool, notes: list[str]) -> tu
         names = []
     if is_hdr:
         alone = companion(names, [stem], ".mib")
-        members = ([alone] if alone else []) if disable_glob else series(names, stem, ".mib")
+        members = ([alone] if alone else []) if disable_glob else numbered(names, stem, ".mib") or series(names, stem, ".mib")
         if not members:
             raise FormatError(f"{path}: no .mib files match {os.path.join(folder, stem)}{'' if disable_glob else '*'}.mib")
         paths = [os.path.join(folder, name) for name in members]
@@ -259,7 +259,7 @@ def _find(source: Source, path: str, disable_glob: bool, notes: list[str]) -> tu
     else:
         prefix, stems, paths = without_number(stem), [stem], [path]
         if extension == ".mib" and not disable_glob:
-            paths = [os.path.join(folder, name) for name in series(names, prefix, ".mib")]
+            paths = [os.path.join(folder, name) for name in numbered(names, prefix, ".mib")]
             stems += [prefix, prefix.rstrip("_-. ")]
         name = companion(names, stems, ".hdr")
         hdr = _companion_hdr(source, os.path.join(folder, name), notes) if name else {}

@@ -201,12 +201,12 @@ def _check_bounds(source: Source, bounds: Items, entries: int) -> tuple[int, int
             lowest = last = int(chunk[0])
             if lowest < 0:
                 raise FormatError(f"{bounds.path}: the first bound is {lowest}; expected 0 or more")
-        steps = np.diff(chunk, prepend=last)
-        if steps.min() < 0:
-            wrong = at + int(np.argmax(steps < 0))
+        before = np.concatenate(([last], chunk[:-1]))
+        if (descends := chunk < before).any():          # their difference may be more than 64 bits hold
+            wrong = at + int(np.argmax(descends))
             raise FormatError(f"{bounds.path}: bound {wrong} is {chunk[wrong - at]}, less than the one before it; expected bounds that "
                               "do not descend")
-        most, last = max(most, int(steps.max())), int(chunk[-1])
+        most, last = max(most, int((chunk - before).max())), int(chunk[-1])
     if last > entries:
         raise TruncatedFile(f"{bounds.path}: the last bound is {last}; there are {entries} entries")
     return lowest, last, most

@@ -81,6 +81,8 @@ def write(format: str, path: str | os.PathLike[str], frames: Scene | Flat | Iter
     sig = getattr(frames, "sig_shape", detector(format)) if sig_shape is None else sig_shape
     if nav is None or sig is None:
         raise ShapeError("frames that are no scene need nav_shape and sig_shape")
+    if not (nav and sig) or min(*nav, *sig) < 1:
+        raise ShapeError(f"nav_shape is {tuple(nav)}, sig_shape {tuple(sig)}; expected positive integers")
     paths: list[str] = writer.write(
         os.fspath(path), frames, nav_shape=tuple(nav), sig_shape=tuple(sig), progress=progress, **options)
     return paths

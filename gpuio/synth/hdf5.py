@@ -125,6 +125,7 @@ def _set(path: str, pixels: Iterator[np.ndarray], nav: tuple[int, ...], sig: tup
                 some = stack[:first + count - done]
                 found[done - first:done - first + len(some)] = some
                 done, stack = done + len(some), stack[len(some):]
+    next(pixels, None)          # frames too many are noticed when more are asked for
     with new_file(path) as temporary, h5py.File(temporary, "w") as file:
         for name, kind in (("entry", "NXentry"), ("entry/data", "NXdata"), ("entry/instrument", "NXinstrument"),
                            ("entry/instrument/detector", "NXdetector"), ("entry/instrument/detector/detectorSpecific", "NXcollection")):

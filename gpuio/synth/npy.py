@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuio.errors import ShapeError
+from gpuio.errors import DataSetException, ShapeError
 from gpuio.newfile import new_file
 from gpuio.synth._writing import Progress, exact, stacks
 
@@ -50,7 +50,7 @@ def write(path: str, frames: Iterable[np.ndarray], *, nav_shape: Sequence[int], 
     ShapeError
         Frames do not have the promised shape or number.
     DataSetException
-        A value does not fit `dtype`.
+        A value does not fit `dtype`, or there is no such version.
     """
     shape = (*nav_shape, *sig_shape)
     checked = stacks(frames, nav_shape, sig_shape, progress)
@@ -78,7 +78,7 @@ def write(path: str, frames: Iterable[np.ndarray], *, nav_shape: Sequence[int], 
 def header(dtype: np.dtype, shape: Sequence[int], *, fortran_order: bool = False, version: int = 1, alignment: int = ALIGNMENT) -> bytes:
     """The bytes before the array: magic, version, length, dict literal, padding."""
     if version not in (1, 2, 3):
-        raise ValueError(f"NPY version {version}; expected 1, 2 or 3")
+        raise DataSetException(f"NPY version {version}; expected 1, 2 or 3")
     text = repr({"descr": np.dtype(dtype).str, "fortran_order": fortran_order, "shape": tuple(map(int, shape))})
     length_bytes = 2 if version == 1 else 4
     padding = -(8 + length_bytes + len(text) + 1) % alignment

@@ -248,3 +248,32 @@ def test_facts_are_told():
 def test_what_makes_no_sense_is_refused(array, parameters, error, message):
     with pytest.raises(error, match=message):
         load(array, **parameters)
+
+
+def test_merging_takes_the_smallest_chunk_of_equals_the_rightmost():
+    """Step 4 of `_rechunk` as it is written there."""
+    rng = np.random.default_rng(51)
+    for _ in range(500):
+        sizes = rng.integers(1, rng.integers(2, 9), rng.integers(1, 14)).tolist()
+        least = int(rng.choice([0, 1, 3, 6, 17, 1000]))
+        chunks = list(sizes)
+        while len(chunks) > 1 and min(chunks) < least:
+            at = max(i for i, n in enumerate(chunks) if n == min(chunks))
+            left, right = (chunks[i] if 0 <= i < len(chunks) else np.inf for i in (at - 1, at + 1))
+            first = at - 1 if left <= right else at
+            chunks[first:first + 2] = [sum(chunks[first:first + 2])]
+        assert merged((tuple(sizes), (5,)), 1, 1, 5 * least) == (tuple(chunks), (5,))
+
+
+def test_as_many_chunks_as_frames_are_merged_in_time():
+    (nav, _), n = merged(((1,) * 200_000, (5,)), 1, 1, 5 * 1000), 200_000
+    assert sum(nav) == n and min(nav) >= 1000 and max(nav) < 4000
+
+
+def test_empty_chunks_are_left_out():
+    values = random_items(np.random.default_rng(52), (2, 4, 5, 7), "u2")
+    array = da.from_array(values, chunks=((1, 0, 1), (0, 4), (5,), (3, 0, 4)))
+    for least in (0, None):
+        ds = gpuio.load("dask", array, sig_dims=2, min_size=least, device="cpu")
+        np.testing.assert_array_equal(ds[...], values)
+        assert all(part.shape.nav.size for part in ds.get_partitions())

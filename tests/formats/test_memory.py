@@ -360,3 +360,23 @@ def test_a_device_that_is_not_there_is_named():
             load(OnDevice())
     with pytest.raises(UnsupportedFeature, match="DLPack's kind 10"):
         load(Elsewhere())
+
+
+class Unwilling:
+    """What a library hands over whose array cannot be taken now, such as a tensor that is differentiated."""
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, **options):
+        raise BufferError("cannot export what requires a gradient")
+
+
+class Broken:
+    __array_interface__ = {"shape": (2, 2), "typestr": "<f4", "version": 3}     # noqa: RUF012 -- as libraries have it
+
+
+@pytest.mark.parametrize(("data", "says"), [(Unwilling(), "requires a gradient"), (Broken(), "cannot coerce"), ("text", "memoryview")])
+def test_arrays_that_cannot_be_taken_are_told_by_what_their_library_says(data, says):
+    with pytest.raises(DataSetException, match=f"^data is .*; expected an array in memory; pass .*{says}"):
+        gpuio.load("memory", data=data)

@@ -72,6 +72,7 @@ def test_a_recorded_hdr_is_found_beside_its_data_and_read():
     assert hot[39, 52] == hot.max() > 10 * np.median(hot)
 
 
-def test_recordings_that_do_not_belong_together_are_refused():
-    with pytest.raises(gpuio.FormatError, match=r"Rows_256RAW\.mib.*disable_glob=True"):
-        gpuio.open(FOLDER / "mib" / "Single_1_Frame_CounterDepth_1_Rows_256.mib")
+def test_recordings_of_two_kinds_beside_each_other_are_kept_apart():
+    plain, packed = (np.asarray(gpuio.open(FOLDER / "mib" / f"Single_1_Frame_CounterDepth_1_Rows_256{raw}.mib", device="cpu")[0])
+                     for raw in ("", "RAW"))
+    assert plain.shape == packed.shape == (256, 256) and plain.dtype == np.uint8 and packed.max() == 1

@@ -99,10 +99,27 @@ def test_files_that_overlap_are_refused_by_name():
     ({"width": 13, "height": 7, "length": 385}, "header length 385; expected 384"),
 ])
 def test_files_of_another_form_are_refused_by_name(kwargs, message):
-    files = Files({"s1.mib": u16_file(random_frames(23, 2)), "s1_RAW.mib": header(3, **kwargs) + bytes(1000)})
-    with pytest.raises(FormatError, match=rf"^s1_RAW\.mib: {message} as in s1\.mib.*disable_glob=True"):
+    files = Files({"s1.mib": u16_file(random_frames(23, 2)), "s2.mib": header(3, **kwargs) + bytes(1000)})
+    with pytest.raises(FormatError, match=rf"^s2\.mib: {message} as in s1\.mib.*disable_glob=True"):
         parse(files, "s1.mib")
     assert parse(files, "s1.mib", disable_glob=True).image_count == 2
+
+
+@pytest.mark.parametrize("opened", ["Rows_256.mib", "Rows_256.hdr", "Rows_255.mib", "Rows_256RAW.mib"])
+def test_files_whose_names_differ_by_more_than_numbers_are_of_another_series(opened):
+    """The readout writes both of one acquisition, and both begin with number 1."""
+    frames, others = random_frames(25, 4), random_frames(26, 3)
+    files = Files({"Rows_255.mib": u16_file(frames[:3]), "Rows_256.mib": u16_file(frames[3:], sequence=4),
+                   "Rows_256RAW.mib": u16_file(others), "Rows_256.hdr": b"HDR,\t\r\nScanX:\t2\r\nScanY:\t2\r\nEnd\t"})
+    expected = {"Rows_256.hdr": frames[3:], "Rows_256RAW.mib": others}.get(opened, frames)
+    assert np.array_equal(pixels(parse(files, opened), files), expected)
+
+
+def test_an_hdr_leads_to_files_of_any_names_where_none_has_but_a_number():
+    frames = random_frames(27, 4)
+    files = series(frames, [0, 2, 4], ["scan_part1.mib", "scan_part2.mib"])
+    files["/data/scan.hdr"] = b"HDR,\t\r\nEnd\t"
+    assert np.array_equal(pixels(parse(files, "/data/scan.hdr"), files), frames)
 
 
 def test_a_file_that_is_no_mib_among_others_is_refused_by_name():

@@ -221,6 +221,7 @@ def test_pixels_that_a_frame_does_not_have_are_found(tmp_path, pixels, pixel_dty
 
 @pytest.mark.parametrize("changes, error, message", [
     ({"bounds": (0, 2, 1, 3, 5)}, FormatError, r"indptr\.raw: bound 2 is 1, less than the one before it"),
+    ({"bounds": (0, 1, 1, 1, -1 << 63), "indptr": "<i8"}, FormatError, r"indptr\.raw: bound 4 is -9223372036854775808, less than"),
     ({"bounds": (-1, 2, 2, 3, 5)}, FormatError, r"indptr\.raw: the first bound is -1"),
     ({"bounds": (0, 2, 2, 3, 6)}, TruncatedFile, r"indptr\.raw: the last bound is 6; there are 5 entries"),
     ({"bounds": (0, 2, 2, 3, 2**62), "indptr": "<i8"}, TruncatedFile, "the last bound is 4611686018427387904; there are 5"),

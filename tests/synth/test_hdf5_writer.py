@@ -65,3 +65,20 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(ShapeError, match="there are 34 frames; expected 35"):
         synth.write("hdf5", tmp_path / "a.h5", [values.reshape(-1, *SIG)[:34]], nav_shape=NAV, sig_shape=SIG, frames_per_file=10)
     assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_set_of_too_many_frames_is_refused_and_all_are_told(tmp_path):
+    frames, told = counts(9, (6, 5, 7)), []
+    paths = synth.write("hdf5", tmp_path / "a_master.h5", [frames[:4], frames[4:]], nav_shape=(2, 3), sig_shape=(5, 7), frames_per_file=4,
+                        progress=lambda done, total: told.append((done, total)))
+    assert told == [(4, 6), (6, 6)] and len(paths) == 3
+    with pytest.raises(ShapeError, match="at least 8 frames; expected 6"):
+        synth.write("hdf5", tmp_path / "b_master.h5", [frames, frames[:2]], nav_shape=(2, 3), sig_shape=(5, 7), frames_per_file=4)
+    assert not (tmp_path / "b_master.h5").exists()
+
+
+@pytest.mark.parametrize("shapes", [{"nav_shape": (0, 3), "sig_shape": (5, 7)}, {"nav_shape": (2, 3), "sig_shape": (5, -7)},
+                                    {"nav_shape": (), "sig_shape": (5, 7)}])
+def test_shapes_that_make_no_sense(tmp_path, shapes):
+    with pytest.raises(ShapeError, match="expected positive integers"):
+        synth.write("hdf5", tmp_path / "a.h5", [counts(9, (6, 5, 7))], **shapes)

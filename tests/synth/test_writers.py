@@ -44,7 +44,7 @@ def test_the_array_begins_where_it_is_asked_to(tmp_path, alignment):
 
 
 def test_other_versions_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="NPY version 4"):
+    with pytest.raises(DataSetException, match="NPY version 4"):
         synth.write("npy", tmp_path / "a.npy", [np.ones((15, *SIG))], nav_shape=NAV, sig_shape=SIG, version=4)
 
 
