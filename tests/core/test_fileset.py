@@ -241,3 +241,12 @@ def test_a_tree_of_nothing_is_none():
     assert FileTree.make([]) is None
     with pytest.raises(ValueError, match="empty range"):
         FileTree(5, 5, None, 0, None, None)
+
+
+@pytest.mark.parametrize("ends", [((0, 5), (5, 9), (9, 20)), ((2, 5), (5, 6)), ((0, 3), (7, 9), (9, 12)), ((4, 4), (4, 8))])
+def test_frames_that_files_hold_are_those_that_can_be_found(ends):
+    files = FileSet([file(start, stop, path=str(i)) for i, (start, stop) in enumerate(ends)])
+    frames = np.random.default_rng(2).integers(-3, 25, 100)
+    inside = [any(start <= f < stop for start, stop in ends) for f in frames.tolist()]
+    assert files.holds(frames).tolist() == inside
+    assert (files.locate(frames)[0] >= 0).tolist() == inside

@@ -337,3 +337,16 @@ def test_messages_detection_and_cache_key(scan):
     keys = [gpuio.load("k2is", path=paths[0], sync_offset=offset, every_block=every).get_cache_key()
             for offset, every in ((None, False), (2, False), (2, True))]
     assert len({json.dumps(key) for key in keys}) == 3
+
+
+def test_headers_of_blocks_are_read_once():
+    capture, places_read, read = Capture(8), [], Capture.read
+
+    def counting(path, offset, size):
+        if size == 40:
+            places_read.append((path, offset))
+        return read(capture, path, offset, size)
+
+    capture.read = counting
+    parse(capture, BIN)
+    assert len(places_read) == len(set(places_read)) > 8 * 32
