@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpuio.blocks import Block
+from gpuio.conversion import is_native
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Blocks, Decode, Engine, RepairTable, cpu_vendor
 from gpuio.geometry.plan import clip, is_rectangle
@@ -149,13 +150,14 @@ class BoxDecoder:
 
     @cached_property
     def _decoder(self) -> Any:
-        """Of frames that lack no part; without maps, all streams of the layout share it."""
-        kept, area = self._layout.decoders, self._cut.area
-        key = self._engine.name, area.origin, area.shape, self._cut.stored
-        decoder = None if self._corrected else kept.get(key)
+        """Of frames that lack no part. All streams of the layout share it, unless it holds memory worth speaking of: maps, or scratch."""
+        kept, area, stored = self._layout.decoders, self._cut.area, self._cut.stored
+        shared = not self._corrected and is_native(self._layout.dtype, stored)
+        key = self._engine.name, area.origin, area.shape, stored
+        decoder = kept.get(key) if shared else None
         if decoder is None:
             decoder = self._make(self._placements)
-            if not self._corrected:
+            if shared:
                 if len(kept) >= KEPT_DECODERS:
                     kept.clear()
                 kept[key] = decoder

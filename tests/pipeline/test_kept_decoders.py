@@ -47,6 +47,12 @@ def test_decoders_with_maps_are_not_kept_and_new_maps_count(ds):
     assert len(ds.layout.decoders) == 1
 
 
+@pytest.mark.parametrize("dtype", ["c8", "f2", "?"])
+def test_decoders_with_scratch_are_not_kept(ds, dtype):
+    np.testing.assert_array_equal(stack(ds, dtype=dtype), FRAMES.astype(dtype))
+    assert ds.layout.decoders == {}
+
+
 def test_they_do_not_travel(ds):
     ds[0, 0]
     before = len(pickle.dumps(ds))
