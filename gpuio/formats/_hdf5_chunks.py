@@ -185,6 +185,10 @@ def chunk_pieces(sig_shape: Sequence[int], sig_chunk: Sequence[int], item_bytes:
                 if rest:
                     found.append(Piece(src + whole * pitch, pos + whole * columns, rest, rows=high, row_src=row_src, row_pos=width))
                 continue
+            if columns < across:        # the same column of all chunks in a row: fewer pieces than one for each chunk
+                found += [Piece(src + x * pixel_step, pos + x, 1, rows=high, row_src=row_src, row_pos=width,
+                                repeats=-(-(width - x) // columns), rep_src=pitch, rep_pos=columns) for x in range(columns)]
+                continue
             for x in range(across):
                 found.append(Piece(src + x * pitch, pos + x * columns, 1, rows=high, row_src=row_src, row_pos=width,
                                    repeats=min(columns, width - x * columns), rep_src=pixel_step, rep_pos=1))

@@ -345,3 +345,20 @@ def test_any_array_in_any_storage(tmp_path_factory, data):
         return
     found = np.concatenate([*tiles, np.zeros((0, *sig), ds.dtype)])
     np.testing.assert_array_equal(found, scan[roi.ravel() & there])
+
+
+@pytest.mark.parametrize("packing", [None, "gzip"])
+@pytest.mark.parametrize("chunk", [(1, 1, 4), (2, 3, 4), (13, 1, 2), (1, 5, 7), (3, 4, 3), (13, 11, 1)])
+def test_frames_in_the_last_axis_are_put_together_from_few_pieces(tmp_path, chunk, packing):
+    values = counts(61, (13, 11, 7))
+    path = tmp_path / "a.emd"
+    with h5py.File(path, "w") as file:
+        file["Version"] = '{"format": "Velox"}'
+        file.create_dataset("Data/Image/ab/Data", data=values, chunks=chunk, **(PACKED[packing] if packing else {}))
+    ds = gpuio.load("hdf5", path=path, device="cpu")
+    rows, columns = (-(-n // c) for n, c in zip((13, 11), chunk, strict=False))
+    assert len(ds.layout.pieces) == rows * min(columns, chunk[1])
+    np.testing.assert_array_equal(ds[...], np.moveaxis(values, -1, 0))
+    np.testing.assert_array_equal(ds[2, 3:9, 4:10], values[3:9, 4:10, 2])
+    np.testing.assert_array_equal(ds.sum_nav(), values.sum(-1, dtype="u8"))
+    np.testing.assert_array_equal(np.concatenate([tile.data for tile in ds.tiles(memory=100_000)]), np.moveaxis(values, -1, 0))
