@@ -19,7 +19,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6ebf0; --soft: #9dabb8; --rule: #33404d; --paper: #141b22; --bar: #5aa9e6;
         --slow: #e8924f; --roof: #e6ebf0; --track: #1f2932; } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 66rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
        font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem }
 p { margin: .4rem 0; color: var(--soft) }
@@ -27,7 +27,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; 
 dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap }
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap }
 th { color: var(--soft); font-weight: 500 } th.word, td.word { text-align: left }
 svg { display: block; width: 100%; min-width: 46rem; height: auto }
 svg text { fill: var(--ink); font: 13px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif } svg .soft { fill: var(--soft) }
@@ -65,7 +65,8 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield _table(["limit", *heads[1:4], "how"], [[*text.limit_cells(row), row["what"]] for row in report["limits"]])
     for title, heads, rows in text.further(report):
         yield f"<h2>{escape(title)}</h2>"
-        yield _table(heads, rows)
+        if rows:
+            yield _table(heads, rows)
     if report["notes"]:
         yield "<h2>Notes</h2>\n<ul>" + "".join(f"<li>{escape(note)}</li>" for note in report["notes"]) + "</ul>"
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())

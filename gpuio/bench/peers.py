@@ -47,7 +47,8 @@ def peers(subject: Subject, parameters: Mapping[str, Any], repeats: int, progres
     truth = _sum(_gpuio(subject))
     ways: dict[str, Portions] = {"gpuio": lambda: _gpuio(subject)}
     refused: dict[str, str] = {}
-    for name, (package, make) in _LIBRARIES.items():
+    for done, (name, (package, make)) in enumerate(_LIBRARIES.items()):
+        progress(done, len(_LIBRARIES), f"comparing pixels: {name}")
         try:
             version(package)
             portions = make(subject, plain)

@@ -16,6 +16,7 @@ from typing import Any
 
 from gpuio import config
 from gpuio.bench.subject import Subject
+from gpuio.bench.text import setting
 from gpuio.bench.timing import Candidate, Timing, interleaved
 from gpuio.config import StreamSettings
 from gpuio.io.backends import DirectBackend, GDSBackend
@@ -40,7 +41,8 @@ def sweep(subject: Subject, repeats: int, progress: Progress) -> dict[str, Any]:
     best, tried = StreamSettings(), []
     for key, values in axes(subject).items():
         ways: dict[Any, StreamSettings] = {None: best, **{value: replace(best, **{key: value}) for value in values}}
-        timings = _timed(subject, ways, repeats, progress)
+        labels = {str(value): f"{key}: {setting(key, value)}" for value in ways}
+        timings = _timed(subject, ways, repeats, _named(progress, labels))
         for value, timing in timings.items():
             rate = timing.wall.rate(subject.plan.needed_bytes / 1e9)
             cpu = timing.cpu.median
@@ -49,10 +51,16 @@ def sweep(subject: Subject, repeats: int, progress: Progress) -> dict[str, Any]:
         best = ways[_choice(timings)]
     if best == StreamSettings():
         return {"tried": tried, "recommended": {}, "gain": 1.0}
-    final = _timed(subject, {None: StreamSettings(), "recommended": best}, repeats, progress)
+    labels = {"None": "all: as gpuio chooses", "recommended": "all: as found"}
+    final = _timed(subject, {None: StreamSettings(), "recommended": best}, repeats, _named(progress, labels))
     if _choice(final) is None:          # it was noise
         return {"tried": tried, "recommended": {}, "gain": 1.0}
     return {"tried": tried, "recommended": best.set_ones(), "gain": final[None].wall.median / final["recommended"].wall.median}
+
+
+def _named(progress: Progress, labels: Mapping[str, str]) -> Progress:
+    """`progress` that is told a label instead of what stands for it."""
+    return lambda done, total, name: progress(done, total, labels[name])
 
 
 def axes(subject: Subject) -> dict[str, list[Any]]:

@@ -22,7 +22,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     for title, heads, rows in further(report):
         yield ""
         yield title
-        yield from table(heads, rows)
+        yield from table(heads, rows) if rows else ()
     for note in report["notes"]:
         yield f"note: {note}"
 
@@ -37,8 +37,9 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     gpu = f", {machine['gpu']['name']}" if machine["gpu"] else ""
     yield "machine", (f"{machine['cpu']}, {machine['cores_usable']} of {machine['cores']} cores{gpu}, {machine['system']}, "
                       f"load {machine['load'][0]:.1f}")
-    yield "stream", (f"on {settings['device']} by {settings['transport']} ({settings['why']}), {settings['threads']} decoding threads, "
-                     f"tiles of {settings['tile_frames']} frames")
+    threads = _count(settings["threads"], "decoding thread") if settings["threads"] else "no decoding threads"
+    yield "stream", (f"on {settings['device']} by {settings['transport']} ({settings['why']}), {threads}, "
+                     f"tiles of {_count(settings['tile_frames'], 'frame')}")
     yield "page cache", f"{report['cache']['text']} ({data['file_system']})"
     first, memory = report["first_tile_s"], report["peak_memory"]
     yield "first tile", f"after {first['median'] * 1e3:.2f} ms (quartiles {first['low'] * 1e3:.2f} to {first['high'] * 1e3:.2f})"
@@ -69,16 +70,26 @@ def further(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[li
                list(map(_peer, report["peers"])))
     if "sweep" in report:
         found = report["sweep"]
-        tried = [[row["key"], "as gpuio chooses" if row["value"] is None else str(row["value"]), *_rates(row)] for row in found["tried"]]
-        yield "Other settings", ["setting", "value", "GB/s", "quartiles", "GB/CPU s"], tried
-        settings = [[key, str(value)] for key, value in found["recommended"].items()] or [["nothing", "what gpuio chooses is as fast"]]
-        yield f"Recommended: {found['gain']:.2f} times as fast as what gpuio chooses", ["setting", "value"], settings
+        tried = [[row["key"], setting(row["key"], row["value"]), *_rates(row)] for row in found["tried"]]
+        yield "Other settings, stream to float32", ["setting", "value", "GB/s", "quartiles", "GB/CPU s"], tried
+        if found["recommended"]:
+            settings = [[key, setting(key, value)] for key, value in found["recommended"].items()]
+            yield f"Recommended: {found['gain']:.2f} times as fast as what gpuio chooses", ["setting", "value"], settings
+        else:
+            yield "Recommended: nothing; what gpuio chooses is as fast", [], []
 
 
 def _peer(row: Mapping[str, Any]) -> list[str]:
     if row["GB_per_s"] is None:
         return [row["name"], row["version"] or "", "", "", "", "", "", row["why_not"]]
     return [row["name"], row["version"] or "", *_rates(row), f"{row['times_faster']:.2f}", f"{row['times_faster_per_core']:.2f}", ""]
+
+
+def setting(key: str, value: int | str | None) -> str:
+    """The value of a setting of streams; None: there is none."""
+    if value is None:
+        return "as gpuio chooses"
+    return size_text(value) if isinstance(value, int) and key != "threads" else str(value)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -94,6 +105,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def _rates(row: Mapping[str, Any]) -> list[str]:
     rate, cpu = row["GB_per_s"], row["GB_per_cpu_s"]
     return [f"{rate['median']:.2f}", f"{rate['low']:.2f} to {rate['high']:.2f}", "" if cpu is None else f"{cpu:.2f}"]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _share(share: Mapping[str, float] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def bench(path: str | None, format_name: str, parameters: tuple[tuple[str, Any],
 
     if write_config and not sweep:
         raise click.UsageError("--write-config needs --sweep")
+    file = _config_file() if write_config else ""
     arguments = format_arguments(format_name, parameters) if path is not None else dict(parameters)
     request = measuring.Request(path=path, format=format_name, parameters=arguments, size=size, device=device, transport=transport,
                                 cold=cold, repeats=repeats, threads=threads, peers=peers, sweep=sweep)
@@ -54,7 +56,7 @@ def bench(path: str | None, format_name: str, parameters: tuple[tuple[str, Any],
     if json_path is not None and str(json_path) != "-":
         json_path.write_text(as_json + "\n", encoding="utf-8")
     if write_config:
-        _write_config(found["sweep"]["recommended"])
+        _write_config(found["sweep"]["recommended"], file)
     if str(json_path) == "-":
         click.echo(as_json)
     else:
@@ -62,15 +64,25 @@ def bench(path: str | None, format_name: str, parameters: tuple[tuple[str, Any],
             click.echo(printable(line))
 
 
-def _write_config(recommended: dict[str, Any]) -> None:
-    """Put settings into the file that streams look into; say so on stderr."""
+def _config_file() -> str:
+    """The file that streams look into, before anything is measured for it. If it is named and not there, it is made: streams want it."""
     from gpuio import config
 
     file = config.path()
-    if not recommended:
-        click.echo("nothing was written: what gpuio chooses by itself is as fast", err=True)
-    elif file is None:
+    if file is None:
         raise click.ClickException(f"{config.VARIABLE} is empty, so there is no config file to write to")
+    if os.environ.get(config.VARIABLE) and not os.path.exists(file):
+        config.write(config.StreamSettings(), file)
+        config.forget()
+    return file
+
+
+def _write_config(recommended: dict[str, Any], file: str) -> None:
+    """Put settings into the file; say so on stderr."""
+    from gpuio import config
+
+    if not recommended:
+        click.echo("no setting was written: what gpuio chooses by itself is as fast", err=True)
     else:
         config.write(config.StreamSettings(**recommended), file)
         click.echo(f"written to {printable(file)}", err=True)

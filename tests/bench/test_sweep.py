@@ -95,7 +95,7 @@ def test_a_report_with_peers_and_sweep_keeps_to_the_schema(npy: str) -> None:
     assert rows["h5py"]["why_not"] == "has no reader of npy" and rows["h5py"]["GB_per_s"] is None
     assert {row["key"] for row in found["sweep"]["tried"]} >= {"transport", "threads", "tile_bytes"}
     titles = [title for title, _, _ in text.further(found)]
-    assert titles[:2] == ["The same file through other libraries, float32, one thread", "Other settings"]
+    assert titles[:2] == ["The same file through other libraries, float32, one thread", "Other settings, stream to float32"]
 
 
 @pytest.mark.parametrize(("format", "parameters", "expected"), [

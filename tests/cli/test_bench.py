@@ -71,6 +71,13 @@ def test_a_recommendation_is_written_where_streams_look(npy: str, tmp_path: Path
     result = run(npy, "--device", "cpu", "--repeats", "1", "--sweep", "--write-config")
     assert result.exit_code == 0 and result.stderr == f"written to {file}\n"
     assert file.read_text() == "[stream]\nthreads = 2\n"
+    monkeypatch.undo()
+    named = tmp_path / "named.toml"
+    monkeypatch.setenv("GPUIO_CONFIG", str(named))
+    config.forget()
+    monkeypatch.setattr(report, "sweep", lambda subject, repeats, progress: {"tried": [], "recommended": {"threads": 3}, "gain": 1.5})
+    result = run(npy, "--device", "cpu", "--repeats", "1", "--sweep", "--write-config")         # which is not there yet
+    assert result.exit_code == 0 and named.read_text() == "[stream]\nthreads = 3\n", result.stderr
     monkeypatch.setattr(report, "sweep", lambda subject, repeats, progress: {"tried": [], "recommended": {}, "gain": 1.0})
     result = run(npy, "--device", "cpu", "--repeats", "1", "--sweep", "--write-config")
-    assert result.stderr == "nothing was written: what gpuio chooses by itself is as fast\n"
+    assert result.stderr == "no setting was written: what gpuio chooses by itself is as fast\n"
