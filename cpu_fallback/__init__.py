@@ -221,7 +221,7 @@ class CpuDecoder:
         frame_bytes = frame_pixels * dtype.itemsize
         self._past_cache = walk.past_cache and frame_bytes > CACHED_FRAME and frame_bytes % self._unit == 0
         self._compiled = partial(compile_variant, unpacker, _target(encoding.dtype, dtype), kind, walk.known_pixels, walk.known_repeats,
-                                 walk.ahead)
+                                 walk.ahead, walk.halves and not kind.endswith("dg"))       # with both, stores are half as wide
         self._compiled(past_cache=self._past_cache)
         self._dtype, self._frame_pixels, self._param = dtype, frame_pixels, encoding.param
 

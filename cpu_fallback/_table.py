@@ -56,6 +56,8 @@ class Walk:
         Bytes to fetch ahead of each step.
     known_pixels, known_repeats : int
         Length and repeats of all runs where it pays to compile them in, else 0.
+    halves : bool
+        Whether there are rows of some steps and a half.
     past_cache : bool
         Whether frames larger than `CACHED_FRAME` are better stored past the cache.
     """
@@ -67,6 +69,7 @@ class Walk:
     ahead: int
     known_pixels: int
     known_repeats: int
+    halves: bool
     past_cache: bool
 
 
@@ -97,9 +100,10 @@ def plan_walk(table: np.ndarray, encoding: Encoding, step: int, map_bytes: int) 
     repeats = int(table[0, REPEATS]) if len(table) else 0
     one_step = bool(repeats > 1 and ((table[:, PIXELS] == step) & (table[:, SKIPPED] == 0) & (table[:, REPEATS] == repeats)).all())
     known = (step, repeats) if one_step else (0, 0)
+    halves = (2 * (table[:, PIXELS] % step) == step) & (table[:, PIXELS] > 2 * step) & (table[:, SKIPPED] == 0) & (table[:, ROWS] > 1)
     past_cache = one_step and not (table[:, [POS, ROW_POS, REP_POS]] % step).any() and not table[:, REVERSED].any()
     return Walk(np.ascontiguousarray(table), height, min(band, height), min(stripe, height), AHEAD_STEP if one_step else ahead, *known,
-                bool(past_cache))
+                bool(halves.any()), bool(past_cache))
 
 
 def join_rows(table: np.ndarray, encoding: Encoding) -> np.ndarray:

@@ -11,8 +11,9 @@ from gpuio import cpu_fallback
 from gpuio.cpu_fallback import CpuEngine, _driver, _table
 from gpuio.cpu_fallback._driver import CORRECTED_TOGETHER
 from gpuio.cpu_fallback._table import AHEAD, AHEAD_STEP, STREAMS, plan_walk
-from gpuio.layout import Encoding, Piece, placement_table
+from gpuio.layout import SKIPPED, Encoding, Piece, placement_table
 from tests.decode.cases import pack_uint12_le
+from tests.decode.memory import before_unreadable_page
 
 UINT12 = Encoding("uint12_le", np.dtype("u2"), 3, 2)
 
@@ -136,6 +137,44 @@ def test_pixels_of_shared_rows_come_to_their_places(widths: tuple[int, ...], map
     CpuEngine().decoder(Encoding.of("u2"), placement_table(pieces), pixels, "f4", dark=dark, gain=gain).bind(staged, starts, out)(0, 3)
     corrected = expected.astype("f8") if not maps else (expected.astype("f8") - dark.astype("f8")) * gain.astype("f8")
     np.testing.assert_array_equal(out, corrected.astype("f4"))
+
+
+@pytest.mark.parametrize(("widths", "skipped", "halves"), [
+    ((264, 264), 0, True), ((5, 40), 0, True), ((24, 24), 0, False), ((264, 264), 1, False), ((256, 256), 0, False),
+    ((260, 268), 0, False)])
+def test_rows_of_some_steps_and_a_half_are_told_apart(widths: tuple[int, ...], skipped: int, halves: bool) -> None:
+    placed = placement_table(shared_rows(11, widths)[0])
+    placed[:, SKIPPED] = skipped
+    assert plan_walk(placed, Encoding.of("u2"), 16, 0).halves is halves
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "f4 dark", "f8 gain", "f4 dark gain"])
+@pytest.mark.parametrize("widths", [(264, 264), (40, 264), (40, 21, 5), (72, 256, 56, 9)])
+@pytest.mark.parametrize("shift", [0, 8, 32])
+def test_rests_of_half_a_step_come_first_or_last(widths: tuple[int, ...], dtype: str, shift: int) -> None:
+    """At any address of the tile; nothing is written around it, and nothing read behind the last frame."""
+    rng = np.random.default_rng(shift)
+    pieces, frame_bytes, pixels = shared_rows(5, widths)
+    frames, count = [], 3
+    staged, starts = bytearray(rng.bytes(3)), []
+    for _ in range(count):
+        starts.append([len(staged)])
+        rows = [rng.integers(0, 65536, (5, width)).astype("<u2") for width in widths]
+        staged += b"".join(b"".join(run[y].tobytes() for run in rows) + rng.bytes(3) for y in range(5)) + rng.bytes(7)
+        frames.append(np.concatenate([(run[:, ::-1] if number % 2 else run).ravel() for number, run in enumerate(rows)]))
+    stored = np.stack(frames)
+    target, *words = dtype.split()
+    maps = {word: rng.normal(3, 1, pixels).astype("f4") for word in words}
+    size = count * pixels * np.dtype(target).itemsize
+    room = rng.integers(0, 256, size + 256, dtype=np.uint8)
+    before, begin = room.copy(), -room.ctypes.data % 64 + shift
+    out = room[begin:begin + size].view(target).reshape(count, pixels)
+    with before_unreadable_page(np.frombuffer(bytes(staged[:starts[-1][0] + frame_bytes - 3]), "u1")) as packed_bytes:
+        CpuEngine().decoder(Encoding.of("u2"), placement_table(pieces), pixels, target, **maps).bind(
+            packed_bytes, np.array(starts), out)(0, count)
+    corrected = (stored.astype("f8") - maps.get("dark", np.float32(0)).astype("f8")) * maps.get("gain", np.float32(1)).astype("f8")
+    np.testing.assert_array_equal(out, corrected.astype(target) if maps else stored.astype(target))
+    np.testing.assert_array_equal(np.delete(room, range(begin, begin + size)), np.delete(before, range(begin, begin + size)))
 
 
 @pytest.mark.parametrize("source", ["u1", "i1", "u2", "i2", "u4", "f4"])
