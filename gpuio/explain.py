@@ -21,9 +21,10 @@ import numpy as np
 
 from gpuio import ceilings, config
 from gpuio.boxes import Box, BoxDecoder, Cut
+from gpuio.chunks import STORED
 from gpuio.engine import get_engine, why_no_cuda
 from gpuio.errors import MemoryBudgetError
-from gpuio.geometry.chunks import plan_chunks
+from gpuio.geometry.chunks import ChunkPlan, plan_chunks
 from gpuio.geometry.plan import make_plan
 from gpuio.inflation import why_not
 from gpuio.io import gds, resident_fraction
@@ -127,6 +128,8 @@ class Explanation:
         What was not chosen (``cuda``, ``gds``, ``direct``, ``mmap``), and everything that stands against it.
     extents
         Requests that the plan holds; None for an array with navigation fastest, which is gathered from passes over the file.
+    times_unpacked
+        How often a chunk is unpacked; more than once where memory does not hold all that frames next to each other lie in.
     needed_bytes, read_bytes
         What the pixels lie in, and what is read for them; where frames are gathered, at most.
     unaligned_extents
@@ -164,6 +167,7 @@ class Explanation:
     unaligned_extents: int
     needed_bytes: int
     read_bytes: int
+    times_unpacked: float
     tile_frames: int
     tile_bytes: int
     block_frames: int
@@ -219,6 +223,9 @@ class Explanation:
         requests = "gathered, at most" if self.extents is None else f"{self.extents} extents, {self.unaligned_extents} of them unaligned,"
         yield "reading", (f"{requests} {size_text(self.read_bytes)} for {size_text(self.needed_bytes)} "
                           f"({self.amplification:.2f} bytes for each needed)")
+        if self.times_unpacked > 1:
+            yield "chunks", (f"each unpacked {self.times_unpacked:.3g} times: memory does not hold all of those that frames next to each "
+                             "other lie in; a larger memory= helps")
         yield "tiles", f"{self.tile_frames} frames, {size_text(self.tile_bytes)}"
         yield "blocks", f"{self.block_frames} frames, {size_text(self.block_bytes)}, {self.buffers} at a time"
         on_device = "" if self.device == "cpu" else f" page-locked, {size_text(self.device_memory_bytes)} on {self.device}, each"
@@ -272,13 +279,15 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     corrected = corrections is not None and corrections.have_corrections()
     as_stored = not corrected and BoxDecoder(layout, _named(facts.device), whole, table, to, None, sizes.scratch_bytes).is_view
     edges = stream_blocks(layout, frames, tile_edges(nav, sizes.depth), sizes)
+    times = 1.0
     if layout.strided is not None:          # each block is a pass over the file
         frame_bytes, extents = layout.sig_size * layout.dtype.itemsize, np.zeros((0, 4), dtype=np.int64)
         needed, block_bytes = len(frames) * frame_bytes, min(sizes.block_frames, len(frames)) * frame_bytes
         read = layout.image_count * frame_bytes * (len(edges) - 1)
     elif layout.chunks is not None:
         rows = plan_chunks(layout.chunks, frames, edges, table, alignment=facts.transport.alignment)
-        extents, needed, read, block_bytes = rows.extents, rows.needed_bytes, rows.read_bytes, rows.staging_bytes + rows.packed_bytes
+        extents, read, block_bytes = rows.extents, rows.read_bytes, rows.staging_bytes + rows.packed_bytes
+        needed, times = _once(layout.chunks, rows) if layout.chunks.is_packed else (rows.needed_bytes, 1.0)
     elif layout.sparse is not None:         # entries are where they are; a share of them all
         pixels, values = layout.sparse.pixels, layout.sparse.values
         extents = np.zeros((0, 4), dtype=np.int64)
@@ -287,7 +296,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     else:
         plan = make_plan(layout, frames, edges, table, alignment=facts.transport.alignment, gap=sizes.gap)
         extents, needed, read, block_bytes = plan.extents, plan.needed_bytes, plan.read_bytes, plan.staging_bytes
-    unpacked = len(frames) * layout.sig_size * layout.dtype.itemsize if _unpacks_on_host(layout.chunks, facts.device) else 0
+    unpacked = int(times * len(frames) * layout.sig_size * layout.dtype.itemsize) if _unpacks_on_host(layout.chunks, facts.device) else 0
     first, stop = extents[:, 1], extents[:, 1] + extents[:, 2]
     unaligned = int(((first % gds.ALIGNMENT != 0) | (stop % gds.ALIGNMENT != 0)).sum())
     rates = _measured(ds, facts, nav, frames, edges, sizes, to, corrections) if measure else {}
@@ -298,6 +307,7 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
         page_locked=facts.device != "cpu" and facts.transport.memory == "host", why=facts.why,
         why_not=_why_not(facts, unaligned, len(extents)),
         extents=None if layout.is_gathered else len(extents), unaligned_extents=unaligned, needed_bytes=needed, read_bytes=read,
+        times_unpacked=times,
         tile_frames=sizes.depth, tile_bytes=sizes.depth * ds.shape.sig.size * to.itemsize, block_frames=sizes.block_frames,
         block_bytes=block_bytes, buffers=sizes.slots, read_threads=sizes.read_threads,
         decode_threads=threads if facts.device == "cpu" and not as_stored else 0, as_stored=as_stored,
@@ -352,6 +362,12 @@ def _storage(facts: Facts) -> str:
 def _named(device: str) -> Any:
     """As much of an engine as `stream_sizes` asks for: explaining starts no CUDA."""
     return SimpleNamespace(name=device)
+
+
+def _once(chunks: Chunks, rows: ChunkPlan) -> tuple[int, float]:
+    """Stored bytes of the chunks of a plan, each counted once; and how often each is unpacked."""
+    once = np.unique(rows.places, axis=0)
+    return int(chunks.table[once[:, 0], once[:, 1], STORED].sum()), len(rows.places) / max(1, len(once))
 
 
 def _unpacks_on_host(chunks: Chunks | None, device: str) -> bool:

@@ -511,3 +511,17 @@ def test_where_nothing_is_decoded_no_thread_is_said_to_do_it(tmp_path: Path, tra
     for options in ({"dtype": "float32"}, {"bin_sig": 2}, {"corrections": gpuio.CorrectionSet(dark=np.ones((11, 7)))}):
         decoded = ds.explain(threads=2, **options)
         assert not decoded.as_stored and decoded.decode_threads == 2 and "2 decode ahead" in str(decoded)
+
+
+def test_chunks_that_are_unpacked_again_and_again_are_told(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(13).poisson(3, (32, 32, 8, 8)).astype("u2")
+    gpuio.synth.write("hdf5", tmp_path / "a.h5", [pixels.reshape(-1, 8, 8)], nav_shape=(32, 32), sig_shape=(8, 8), packing="gzip",
+                      chunks=(8, 8, 8, 8))
+    ds = gpuio.open(tmp_path / "a.h5", device="cpu")
+    once = ds.explain()
+    assert once.times_unpacked == once.amplification == 1 and "unpacked 1" not in str(once) and "\nchunks" not in str(once)
+    again = ds.explain(memory="30 KiB", depth=1)
+    assert again.times_unpacked == 8 and again.amplification > 7 and again.needed_bytes == once.needed_bytes == ds.metadata["stored_bytes"]
+    assert "chunks        each unpacked 8 times: memory does not hold all" in str(again)
+    (unpacking,) = (stage for stage in again.stages if stage.name == "unpacking on the CPU")
+    assert unpacking.n_bytes == 8 * pixels.nbytes
