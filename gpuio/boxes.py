@@ -96,8 +96,13 @@ class Cut:
 
     @property
     def scratch_frame_bytes(self) -> int:
-        """Bytes of a frame that is decoded to be cropped or summed; 0 if frames are decoded to where they are wanted."""
-        return prod(self.area.shape) * self.stored.itemsize if self.crops or self.blocks is not None else 0
+        """Bytes of a frame that is decoded to be cropped or summed, and of its crop if that is summed; 0 if frames are decoded to where
+        they are wanted.
+        """
+        if not self.crops and self.blocks is None:
+            return 0
+        copied = prod(self.target.shape) if self.crops and self.blocks is not None else 0
+        return (prod(self.area.shape) + copied) * self.stored.itemsize
 
     def placements(self, layout: Layout) -> np.ndarray:
         """What is taken from a frame: int64[entries, 12]."""

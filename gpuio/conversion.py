@@ -19,8 +19,8 @@ from gpuio.prepare import check_maps, check_placements
 
 #: Scratch memory of a thread: about half of a usual L2, and never less than a frame.
 SCRATCH_BYTES = 512 << 10
-#: The same on a device, where launches are dear.
-DEVICE_CONVERSION_BYTES = 64 << 20
+#: The same on a device, where launches are dear; each step of a conversion holds as much again, in the wider dtype up to four times.
+DEVICE_CONVERSION_BYTES = 16 << 20
 
 
 def is_native(source: np.dtype, target: np.dtype) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 import gpuio
 from gpuio.base import BufferedBackend, CorrectionSet, MMapBackend, TilingScheme
+from gpuio.boxes import Box, Cut
 from gpuio.errors import MemoryBudgetError, ShapeError
 from gpuio.reduction import Reduction, binned_dtype
 from gpuio.shape import Shape
@@ -228,3 +229,14 @@ def test_frames_on_their_way_are_in_the_budget(tmp_path, threads):
         assert explained.memory_bytes <= memory
         got = np.concatenate([np.array(tile.data) for tile in reduced.tiles(memory=memory, threads=threads)])
         np.testing.assert_array_equal(got, expected[:11])
+
+
+def test_the_crop_that_is_copied_to_be_summed_counts_as_memory(tmp_path):
+    ds, _ = scan(tmp_path, "<u2", (12, 20), 17)
+    excluded = np.zeros((12, 20), bool)
+    excluded[2, 3] = True
+    corrections = CorrectionSet(excluded_pixels=excluded)        # repaired in whole frames, which are cropped then
+    for crop, factors, pixels in (((slice(2, 10), None), 2, 12 * 20 + 8 * 20), (None, 2, 12 * 20), ((slice(2, 10), None), None, 12 * 20)):
+        reduced = ds.reduce(crop, factors)
+        cut = Cut.of(ds.layout, Box.whole(ds.layout, reduced.reduction), np.dtype("f4"), corrections, reduction=reduced.reduction)
+        assert cut.scratch_frame_bytes == 4 * pixels
