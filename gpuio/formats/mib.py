@@ -205,7 +205,7 @@ def parse(source: Source, path: str, *, disable_glob: bool = False, gap: bool = 
         The ``.hdr`` or one of the ``.mib`` files. From a ``.mib``, the ``.hdr`` is looked for under the same stem, with and
         without the number at its end; it gives the scan shape.
     disable_glob
-        Take the given file alone (for a ``.hdr``, the ``.mib`` of the same stem), not all ``<stem without number>*.mib``.
+        Take the given file alone (for a ``.hdr``, the ``.mib`` of the same stem), not the whole series.
     gap
         Leave the gap between the chips of a RAW quad free: two columns and two rows of zeros, sig shape (514, 514).
 
@@ -405,8 +405,8 @@ class MIBDataSet(DataSet):
     Parameters
     ----------
     path : str
-        The ``.hdr`` or one of the ``.mib`` files. All files ``<stem without trailing digits>*.mib`` of the folder are taken, in the
-        order of the sequence numbers in their headers.
+        The ``.hdr`` or one of the ``.mib`` files. All files of the folder are taken whose names differ in digits and separators at
+        their end only (``scan2.mib`` and ``scan_3.mib``, not ``scan2RAW.mib``), in the order of the sequence numbers in their headers.
     tileshape
         Ignored; a deprecated argument.
     scan_size
