@@ -23,8 +23,9 @@ global heap      ``GCOL``, version, 3 more, u64 bytes; objects: u16 number, 6 mo
                  free, and counts its own header
 ===============  =================================================================================================================
 
-Only files with addresses and sizes of 8 bytes are looked at. Source: the HDF5 File Format Specification (The HDF Group), sections III.D,
-III.E, IV.A.
+Only files with addresses and sizes of 8 bytes are looked at, and attributes that are in the header of their object: for more than eight,
+new libraries make a heap and a tree, and are asked themselves. Source: the HDF5 File Format Specification (The HDF Group), sections
+III.D, III.E, IV.A.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ others                by the library, with hdf5plugin
 Filters are undone from the last to the first; bit k of a chunk's mask says that filter k was left out. bool is an enumeration of 8
 bits, complex numbers are records of two floats.
 
-`_hdf5_structure` opens files and follows links, `_hdf5_discovery` finds the data set, `_hdf5_storage`, `_hdf5_chunks` and `_hdf5_index`
-its bytes, `_hdf5_dectris` puts data files together, `_hdf5_library` asks the library for what only it can read.
+`_hdf5_structure` opens files and follows links, `_hdf5_headers` looks at what the library would not come back from, `_hdf5_discovery`
+finds the data set, `_hdf5_storage`, `_hdf5_chunks` and `_hdf5_index` its bytes, `_hdf5_dectris` puts data files together, `_hdf5_library`
+asks the library for what only it can read.
 """
 
 from __future__ import annotations
