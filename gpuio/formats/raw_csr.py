@@ -279,7 +279,7 @@ class RawCSRDataSet(DataSet):
         roi : bool[nav], optional
             Positions wanted.
         depth
-            Frames of a tile at most; None: as many as have 4 million entries.
+            Frames of a tile at most; None: as many as have 4 million entries, or one that has more.
 
         Yields
         ------
@@ -303,11 +303,13 @@ class RawCSRDataSet(DataSet):
         assert layout.sparse is not None
         if self._reduction is not None:
             raise ShapeError(f"{self._path}: sparse tiles have the whole detector; take those of the data set that is not reduced")
-        mean = max(1.0, float(layout.metadata["mean_entries_per_frame"]))
-        edges = tile_edges(nav, max(1, int(TILE_ENTRIES / mean)) if depth is None else max(1, int(depth))).tolist()
+        edges = tile_edges(nav, max(1, len(nav)) if depth is None else max(1, int(depth)))
         reader = EntryReader(layout.sparse, layout.sig_size, self._transport()[0])
         try:
-            for first, stop in pairwise(edges):
+            if depth is None:           # where the entries of so many tiles are full
+                low, high = reader.bounds(frames)
+                edges = np.union1d(edges, np.flatnonzero(np.diff(np.cumsum(high - low) // TILE_ENTRIES)) + 1)
+            for first, stop in pairwise(edges.tolist()):
                 some = frames[first:stop]
                 low, high = reader.bounds(some)
                 starts = np.concatenate(([0], np.cumsum(high - low)))

@@ -321,3 +321,16 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path):
     assert os.listdir(tmp_path) == []
     with pytest.raises(ShapeError, match="there are 0 frames; expected 1"):
         synth.write("raw_csr", tmp_path / "a.toml", [], nav_shape=(1,), sig_shape=SIG)
+
+
+def test_sparse_tiles_hold_as_many_entries_wherever_these_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_csr, "TILE_ENTRIES", 10)
+    rng = np.random.default_rng(71)
+    values = np.zeros((40, *SIG), "i4")
+    values[:5] = rng.integers(1, 9, (5, *SIG))                  # all pixels, then hardly any
+    values[5:, 0, 0] = rng.integers(0, 2, 35)
+    ds = load(written(tmp_path, values.reshape(5, 8, *SIG)))
+    tiles = list(ds.csr_tiles())
+    np.testing.assert_array_equal(np.concatenate([tile.data.toarray() for tile in tiles]), values.reshape(40, -1))
+    assert [tile.tile_slice.shape[0] for tile in tiles[:4]] == [1] * 4
+    assert all(tile.data.nnz <= 10 + np.diff(tile.data.indptr).max() for tile in tiles) and len(tiles) < 12
