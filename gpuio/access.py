@@ -22,7 +22,7 @@ from gpuio.geometry.tiling import TilingScheme, fitting_box
 from gpuio.prepare import sum_dtype
 from gpuio.shape import Shape
 from gpuio.sizing import DEVICE_TILE_BYTES, decode_threads, name_of, output_dtype
-from gpuio.sums import add_frames
+from gpuio.sums import add_frames, add_tiles
 from gpuio.tile import DataTile
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class PixelAccess:
         def get_correction_data(self) -> CorrectionSet: ...
         def get_base_shape(self, roi: np.ndarray | None) -> tuple[int, ...]: ...
         def reduce(self, crop: Crop | None = None, bin_sig: int | Sequence[int] | None = None, dtype: Any = None) -> PixelAccess: ...
+        def get_decoder(self) -> Any: ...
+        def get_partitions(self) -> Iterator[Any]: ...
         def _transport(self) -> tuple[Any, bool, str]: ...
 
     def tiles(self, dtype: Any = None, roi: np.ndarray | None = None, *, corrections: CorrectionSet | None = None,
@@ -115,6 +117,9 @@ class PixelAccess:
                                  f"expected a scheme for {self.shape.sig}")
             boxes = [Box(tuple(s.origin), tuple(s.shape), index) for index, s in tiling_scheme.slices]
             depth = tiling_scheme.depth if depth is None else depth
+        if self.get_decoder() is not None:
+            yield from self._tiles_by_decoder(dtype, roi, corrections, depth, tiling_scheme)
+            return
         backend, cold, _ = self._transport()
         corrections = self._corrections(corrections)
         yield from pipeline.tiles(self.layout, self.engine, backend, nav, frames, boxes=boxes, depth=depth, memory=memory,
@@ -144,6 +149,31 @@ class PixelAccess:
             depth, room = (CORRECTED_STACK, room // 2) if corrections.have_corrections() else (1, room)
             box = fitting_box(sig, base, room)
         return TilingScheme.make_for_shape(Shape((max(1, depth), *box), sig_dims=len(sig)), self.shape, intent="tile")
+
+    def _tiles_by_decoder(self, dtype: Any, roi: np.ndarray | None, corrections: CorrectionSet | None,
+                          depth: int | None = None, scheme: TilingScheme | None = None) -> Iterator[DataTile]:
+        """`tiles` where a user's own `Decoder` decodes: those of the partitions, which know it."""
+        corrections = self._corrections(corrections)
+        to, sig = self.output_dtype(dtype, corrections), tuple(self.shape.sig)
+        fitting = max(1, CPU_TILE_BYTES // (math.prod(sig) * to.itemsize))
+        if scheme is None:
+            scheme = TilingScheme.make_for_shape(Shape((min(depth or fitting, self.shape.nav.size), *sig), sig_dims=len(sig)), self.shape)
+        for part in self.get_partitions():
+            part.set_corrections(corrections)
+            for tile in part.get_tiles(scheme, dest_dtype=to, roi=roi):
+                yield tile if self.engine.name == "cpu" else DataTile(self.engine.upload(tile.data), tile.tile_slice, tile.scheme_idx)
+
+    def _read_by_decoder(self, nav: np.ndarray, out: Any, box: Box | None, corrections: CorrectionSet) -> None:
+        """`read` where a user's own `Decoder` decodes."""
+        wanted = np.flatnonzero(self._file_frames(nav) >= 0)
+        roi = np.zeros(self.shape.nav.size, bool)
+        roi[nav[wanted]] = True
+        place = np.searchsorted(np.flatnonzero(roi), nav[wanted])          # on the axis that the roi leaves
+        area = () if box is None else tuple(slice(o, o + n) for o, n in zip(box.origin, box.shape, strict=True))
+        for tile in self._tiles_by_decoder(out.dtype, roi.reshape(tuple(self.shape.nav)), corrections):
+            at = place - int(tile.tile_slice.origin[0])
+            here = (at >= 0) & (at < len(tile.data))
+            out[wanted[here]] = tile.data[at[here]][(slice(None), *area)]
 
     def _corrections(self, corrections: CorrectionSet | None) -> CorrectionSet:
         return self.get_correction_data() if corrections is None else corrections
@@ -185,6 +215,9 @@ class PixelAccess:
         shape = (len(nav), *(self.shape.sig if box is None else box.shape))
         engine = self.engine
         out = self._zeros(shape, self.output_dtype(dtype, corrections), f"{len(nav)} frames", "read fewer at a time, or take tiles")
+        if self.get_decoder() is not None:
+            self._read_by_decoder(nav, out, box, corrections)
+            return out
         backend, cold, _ = self._transport()
         pipeline.read_frames(self.layout, engine, backend, self._file_frames(nav), out, box=box, corrections=corrections,
                              memory=memory, cold=cold, reduction=self._reduction)
@@ -230,9 +263,13 @@ class PixelAccess:
         scan = self._zeros((total,), wide, "sums of all frames", "choose positions with a roi")
         pattern = self._zeros((self.shape.sig.size,), wide, "sums over all frames", "crop or bin the detector")
         backend, cold, _ = self._transport()
-        for done in add_frames(self.layout, engine, backend, nav, frames, scan, pattern, dtype=dtype, corrections=corrections,
-                               memory=memory, cold=cold, reduction=self._reduction, threads=decode_threads(threads),
-                               base=self.get_base_shape(None)[1:]):
+        if self.get_decoder() is not None:
+            counts = add_tiles(engine, self._tiles_by_decoder(dtype, roi, corrections), scan, pattern)
+        else:
+            counts = add_frames(self.layout, engine, backend, nav, frames, scan, pattern, dtype=dtype, corrections=corrections,
+                                memory=memory, cold=cold, reduction=self._reduction, threads=decode_threads(threads),
+                                base=self.get_base_shape(None)[1:])
+        for done in counts:
             if progress is not None:
                 progress(done, len(frames))
         scan_host, pattern_host = engine.download(scan), engine.download(pattern)

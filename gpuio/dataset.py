@@ -390,7 +390,10 @@ class DataSet(Exchange):
         return self.get_decoder() or (None if as_stored and self._reduction is None else self)
 
     def get_decoder(self) -> Any:
-        """A user's own `Decoder`; None: the layout's encoding, decoded by the engine."""
+        """A user's own `Decoder`; None: the layout's encoding, decoded by the engine.
+
+        Partitions, `tiles`, `summary` and indexing decode by it, on the CPU and range by range, as the specification describes it.
+        """
         return None
 
     def get_correction_data(self) -> CorrectionSet:

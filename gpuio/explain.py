@@ -277,7 +277,9 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     sizes = stream_sizes(layout, _named(facts.device), facts.transport, frames, table, [whole], to,
                          depth=depth, memory=memory, threads=threads, cold=facts.cold)
     corrected = corrections is not None and corrections.have_corrections()
-    as_stored = not corrected and BoxDecoder(layout, _named(facts.device), whole, table, to, None, sizes.scratch_bytes).is_view
+    decoder = ds.get_decoder()
+    as_stored = (decoder is None and not corrected
+                 and BoxDecoder(layout, _named(facts.device), whole, table, to, None, sizes.scratch_bytes).is_view)
     edges = stream_blocks(layout, frames, tile_edges(nav, sizes.depth), sizes)
     times = 1.0
     if layout.strided is not None:          # each block is a pass over the file
@@ -301,7 +303,8 @@ def explain(ds: DataSet, *, dtype: Any = None, roi: np.ndarray | None = None, co
     unaligned = int(((first % gds.ALIGNMENT != 0) | (stop % gds.ALIGNMENT != 0)).sum())
     rates = _measured(ds, facts, nav, frames, edges, sizes, to, corrections) if measure else {}
     return Explanation(
-        path=ds._name, format=ds.format, encoding=layout.encoding.name, native_dtype=str(layout.dtype), dtype=str(to),
+        path=ds._name, format=ds.format, encoding=layout.encoding.name if decoder is None else type(decoder).__name__,
+        native_dtype=str(layout.dtype), dtype=str(to),
         sig_shape=tuple(ds.shape.sig), frames=len(frames), n_files=len(set(ds.files)), file_system=facts.file_system,
         resident=facts.resident, device=facts.device, transport=facts.transport.id,
         page_locked=facts.device != "cpu" and facts.transport.memory == "host", why=facts.why,

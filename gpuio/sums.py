@@ -79,8 +79,13 @@ def add_frames(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, fr
     if base is not None and engine.name == "cpu" and dtype.kind in "bui" and math.prod(sig) > room and not layout.is_gathered:
         yield from _add_in_boxes(tiles, engine, sig, fitting_box(sig, base, room), of_frames, of_pixels)
         return
+    yield from add_tiles(engine, tiles(), of_frames, of_pixels)
+
+
+def add_tiles(engine: Engine, tiles: Iterator[DataTile], of_frames: Any, of_pixels: Any) -> Iterator[int]:
+    """`add_frames` of whole decoded frames."""
     done = 0
-    for tile in tiles():
+    for tile in tiles:
         stack = tile.flat_data
         engine.adder(stack, of_frames, of_pixels)(0, len(stack), int(tile.tile_slice.origin[0]))
         done += len(stack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuio.base import BufferedBackend, Decoder, DirectBackend, DtypeConversionDecoder, MMapBackend, TilingScheme
+from gpuio.base import BufferedBackend, CorrectionSet, Decoder, DirectBackend, DtypeConversionDecoder, MMapBackend, TilingScheme
 from gpuio.errors import UnsupportedFeature
 from gpuio.shape import Shape
 from tests.pipeline.plain_files import PlainFiles, random_frames, write_files
@@ -82,3 +82,40 @@ def test_a_users_decoder_is_not_given_a_part_of_the_detector(tmp_path):
     ds = build(tmp_path, random_frames(np.random.default_rng(5), 13, SIG, np.dtype("u1")), "u1", MMapBackend(), Inverted())
     with pytest.raises(UnsupportedFeature, match=r"part0\.bin: frames that Inverted decodes cannot be cropped or binned"):
         next(ds.reduce(((2, 5), (1, 7))).get_partitions())
+
+
+@pytest.mark.parametrize("sync_offset", [-2, 0, 3])
+def test_whatever_reads_pixels_of_a_data_set_knows_its_decoder(tmp_path, sync_offset):
+    frames = random_frames(np.random.default_rng(6), 13, SIG, np.dtype("u1"))
+    ds = build(tmp_path, frames, "u1", MMapBackend(), Inverted(), sync_offset=sync_offset)
+    truth, present = np.zeros((13, *SIG), "u1"), np.zeros(13, bool)
+    first, stop = max(0, -sync_offset), min(13, 13 - sync_offset)
+    truth[first:stop], present[first:stop] = 255 - frames[first + sync_offset:stop + sync_offset], True
+    roi = np.random.default_rng(7).random(13) < 0.6
+    for some, depth in ((None, None), (None, 2), (roi, None), (roi, 3)):
+        chosen = np.flatnonzero(np.ones(13, bool) if some is None else some)
+        seen = np.zeros(len(chosen), int)
+        for tile in ds.tiles(roi=some, depth=depth):
+            at = tile.tile_slice.get(nav_only=True)
+            np.testing.assert_array_equal(np.asarray(tile.data), truth[chosen][at])
+            assert tile.data.dtype == "u1" and len(tile.data) <= (depth or 13)
+            seen[at] += 1
+        np.testing.assert_array_equal(seen, present[chosen])
+        scan, pattern = ds.summary(roi=some, threads=2)
+        np.testing.assert_array_equal(scan, truth[chosen].sum(axis=(1, 2), dtype="u8"))
+        np.testing.assert_array_equal(pattern, truth[chosen].sum(axis=0, dtype="u8"))
+    np.testing.assert_array_equal(ds[...], truth)
+    np.testing.assert_array_equal(ds[5], truth[5])
+    np.testing.assert_array_equal(ds[[7, 2, 7], 1:4, 6], truth[[7, 2, 7], 1:4, 6])
+    np.testing.assert_array_equal(ds[roi], truth[roi])
+    dark = np.random.default_rng(8).normal(5, 1, SIG)
+    np.testing.assert_array_equal(ds.pixels(dtype="f4", corrections=CorrectionSet(dark=dark))[present],
+                                  (truth[present].astype("f8") - dark).astype("f4"))
+    boxes = TilingScheme.make_for_shape(Shape((3, 2, 8), sig_dims=2), ds.shape)
+    whole = np.zeros_like(truth)
+    for tile in ds.tiles(tiling_scheme=boxes):
+        whole[tile.tile_slice.get()] = tile.data
+    np.testing.assert_array_equal(whole, truth)
+    assert (ds.explain().encoding, ds.explain().as_stored) == ("Inverted", False)
+    with pytest.raises(UnsupportedFeature, match="cannot be cropped or binned"):
+        next(ds.tiles(bin_sig=2))
