@@ -374,7 +374,7 @@ def test_storage_is_read_as_it_would_be_cold(raw: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ceilings, "reading", reading)
     found = raw.explain(measure=True, facts=replace(IDEAL, device="cpu", cold=False, resident=1.0))
-    assert asked == [(3, 91)] and found.measured["storage"] > 0
+    assert asked == [(8, 91)] and found.measured["storage"] > 0
 
 
 def test_ceilings_of_this_machine_are_rates(raw: Any) -> None:

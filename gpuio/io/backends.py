@@ -161,6 +161,8 @@ class DirectBackend(_BlockBackend, id_="direct"):
     """Reads past the page cache, for data much larger than memory on fast storage."""
 
     alignment: ClassVar[int] = 4096
+    #: No system reads ahead here, so that storage sees these requests and no others.
+    read_threads: ClassVar[int] = 8
 
     @classmethod
     def platform_supported(cls) -> bool:

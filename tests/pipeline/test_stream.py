@@ -122,6 +122,21 @@ def test_a_large_depth_leaves_half_of_the_budget_for_reading(tmp_path, memory):
     assert sizes.block_frames > 2000
 
 
+@pytest.mark.parametrize(("backend", "cold", "memory", "slots"), [
+    (BufferedBackend(), True, 256 << 20, 6), (DirectBackend(), False, 256 << 20, 6), (BufferedBackend(), False, 256 << 20, 1),
+    (BufferedBackend(), True, 40 << 20, 4), (BufferedBackend(), True, 20 << 20, 3), (DirectBackend(), True, 1 << 20, 3),
+])
+def test_more_blocks_are_read_ahead_from_storage_where_memory_holds_them(tmp_path, backend, cold, memory, slots):
+    np.save(tmp_path / "scan.npy", np.ones((4, 64, 64), "u2"))
+    ds = gpuio.open(tmp_path / "scan.npy", device="cpu")
+    cut = Cut.of(ds.layout, Box.whole(ds.layout), np.dtype("f4"), None)
+    sizes = stream_sizes(ds.layout, ds.engine, backend, np.arange(1_000_000), ds.layout.placements, [cut], np.dtype("f4"), depth=1,
+                         memory=memory, threads=0, cold=cold)
+    assert sizes.slots == slots
+    assert sizes.host_bytes <= memory
+    assert sizes.slots * sizes.block_frames * 8192 <= sizes.host_bytes
+
+
 @pytest.mark.parametrize("wrong", [{"threads": -1}, {"depth": 0}, {"depth": -3}])
 def test_sizes_that_are_none_are_refused(tmp_path, wrong):
     ds, _, _ = make(tmp_path)
