@@ -52,7 +52,13 @@ def stages(subject: Subject, ranges: Sequence[Range], storage: Sequence[str]) ->
         yield _decoding(subject, pixels)
     for pixels in subject.pixels:
         yield _streaming(subject, pixels, tuple(storage))
-    yield Work("first tile", "from opening the file", 0, Candidate(subject.first_tile, subject.cache.prepare))
+    streams: list[Any] = []         # closing one waits for what is being read ahead, and is no part of it
+
+    def close() -> None:
+        streams.clear()
+        subject.cache.prepare()
+
+    yield Work("first tile", "from opening the file", 0, Candidate(lambda: streams.append(subject.first_tile()), close))
 
 
 def _bringing(subject: Subject, ranges: Sequence[Range], storage: tuple[str, ...]) -> Iterator[Work]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from gpuio.explain import Explanation
 from gpuio.geometry.chunks import plan_chunks
 from gpuio.geometry.plan import make_plan
 from gpuio.sizing import Sizes, stream_blocks, stream_sizes, tile_edges
+from gpuio.tile import DataTile
 
 CACHE_LINE = 64
 
@@ -149,12 +150,13 @@ class Subject:
             last = look(tile.data)
         self.wait(last)
 
-    def first_tile(self) -> None:
-        """Open the file and take the first tile."""
-        ds = self.reopen()
-        for tile in ds.tiles(self.pixels[1].dtype, self.roi, **self.options):
+    def first_tile(self) -> Iterator[DataTile]:
+        """Open the file and take the first tile; the stream, which reads ahead and is still to be closed."""
+        stream = self.reopen().tiles(self.pixels[1].dtype, self.roi, **self.options)
+        for tile in stream:
             self.wait(look(tile.data))
             break
+        return stream
 
     def wait(self, data: Any) -> None:
         """Until a tile is there: work on a device is done when a pixel of it has come back."""
