@@ -22,6 +22,7 @@ from gpuio.formats._hdf5_headers import (
     MAGIC,
     MAX_USER_BLOCK,
     driver_information,
+    has_sound_sources,
     heap_of_names,
     heaps_in,
     heaps_of_texts,
@@ -173,7 +174,7 @@ def _next(file: Any, place: Place) -> Place | None:
             return Place(place.path, _joined(base + link.path, rest))
         if isinstance(link, h5py.ExternalLink):
             return Place(link.filename, _joined(link.path, rest))
-        group = group[part]
+        group = member(group, part)
         if isinstance(group, h5py.Group):
             entered(group)
     return None
@@ -189,7 +190,7 @@ def is_named(file: Any, name: str) -> bool:
         if not isinstance(link, h5py.HardLink):
             return True
         try:
-            group = group[part]
+            group = member(group, part)
             if isinstance(group, h5py.Group):
                 entered(group)
         except (KeyError, OSError, RuntimeError, FormatError):      # an object that the library cannot read
@@ -213,8 +214,8 @@ def walk(file: Any) -> Iterator[tuple[str, Any]]:
             try:
                 if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                     continue
-                child = group[key]
-            except (KeyError, OSError, RuntimeError, ValueError):   # an object that the library cannot read, a name that is no UTF-8
+                child = member(group, key)
+            except (KeyError, OSError, RuntimeError, ValueError, FormatError):   # what cannot be read; a name that is no UTF-8
                 continue
             place = address(child)
             if place in seen:
@@ -376,6 +377,21 @@ def entered(group: Any) -> Any:
             raise FormatError(f"{group.file.filename}: is damaged: free blocks of the heap at byte {base + heap}, which has the names in "
                               f"group {group.name}, do not follow each other to an end")
     return group
+
+
+def member(group: Any, name: str) -> Any:
+    """What a hard link leads to.
+
+    Raises
+    ------
+    FormatError
+        It is a virtual data set whose sources are damaged: on some the library crashes.
+    """
+    with _bytes_of(group) as (descriptor, base):
+        if base is not None and not has_sound_sources(descriptor, base, group.id.links.get_info(name.encode()).u):
+            raise FormatError(f"{os.fsdecode(library().h5f.get_name(group.id))}: is damaged: the list of sources of the virtual data set "
+                              f"{group.name.rstrip('/')}/{name} does not have its checksum")
+    return group[name]
 
 
 @contextmanager

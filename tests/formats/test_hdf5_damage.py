@@ -426,3 +426,23 @@ def test_a_heap_of_names_whose_free_blocks_go_round_in_circles(tmp_path):
     for name in (None, "data"):
         refused(FormatError, f"free blocks of the heap at byte {at}, which has the names in group /, do not follow each other", path,
                 ds_path=name)
+
+
+@pytest.mark.parametrize("name", ["a", "bc", "def", "ghij", "klmno"])
+def test_sources_of_a_virtual_data_set_that_are_not_what_their_checksum_says(tmp_path, name):
+    """The library crashes on some."""
+    path, values = tmp_path / "a.h5", counts(14, (6, 13, 11))
+    with h5py.File(path, "w") as file:
+        virtual = h5py.VirtualLayout((6, 13, 11), "u2")
+        for k in range(6):
+            file[f"{name}{k}"] = values[k:k + 1]
+            virtual[k] = h5py.VirtualSource(".", f"{name}{k}", (1, 13, 11))[0]
+        file.create_virtual_dataset("virtual", virtual)
+    np.testing.assert_array_equal(load(path, ds_path="virtual")[...], values)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"GCOL") + 32                # behind its header and that of its first object: version, u64 number of sources
+    assert raw[at + 1:at + 9] == (6).to_bytes(8, "little")
+    raw[at + 8] = 0x7F
+    path.write_bytes(raw)
+    refused(FormatError, "the list of sources of the virtual data set /virtual does not have its checksum", path, ds_path="virtual")
+    assert load(path).metadata["ds_path"] == f"/{name}0"
