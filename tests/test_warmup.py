@@ -23,9 +23,10 @@ from gpuio.errors import DataSetException
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU engine as in a process that has compiled nothing, on a machine that has not either."""
-    from gpuio.cpu_fallback import _driver
+    from gpuio.cpu_fallback import _driver, _sums
 
     monkeypatch.setattr(_driver, "_compiled", {})
+    monkeypatch.setattr(_sums, "_compiled", {})
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path / "cache"))
 
 

@@ -70,9 +70,8 @@ def test_every_conversion(stored: str, dtype: str) -> None:
     all_layouts(BY_NAME["plain", stored], stored, dtype, "none", (table.contiguous_rows, table.every_length))
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("kind", list(MAPS))
-@pytest.mark.parametrize("name, stored", [("mib_r12", "u2"), ("swap", "f8")])
+@pytest.mark.parametrize("name, stored, dtype", [("mib_r12", "u2", "f4"), ("swap", "f8", "f8")])
 def test_every_set_of_maps(name: str, stored: str, kind: str, dtype: str) -> None:
     all_layouts(BY_NAME[name, stored], stored, dtype, kind, PATHS)
 

@@ -64,9 +64,9 @@ def test_pixels_are_those_before_packing(repeats: int, rows: int) -> None:
         np.testing.assert_array_equal(out, frames)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "f4 dark", "f4 dark gain"])
+@pytest.mark.parametrize("dtype", ["u2", "f4", "f4 dark gain"])
 @pytest.mark.parametrize("shift", [0, 8])
-@pytest.mark.parametrize(("repeats", "rows", "fits"), [(4, 13, True), (16, 2, True), (5, 1, True), (1, 4, False)])
+@pytest.mark.parametrize(("repeats", "rows", "fits"), [(4, 13, True), (16, 2, True), (1, 4, False)])
 def test_large_frames_are_stored_past_the_cache_where_they_begin_at_its_lines(
         monkeypatch: pytest.MonkeyPatch, dtype: str, shift: int, repeats: int, rows: int, fits: bool) -> None:
     chosen: list[bool] = []
@@ -89,7 +89,7 @@ def test_large_frames_are_stored_past_the_cache_where_they_begin_at_its_lines(
     expected = frames.astype("f8") - maps.get("dark", 0)
     if "gain" in maps:
         expected *= maps["gain"]
-    np.testing.assert_array_equal(out, frames.astype("u1") if target == "u1" else expected.astype(target))
+    np.testing.assert_array_equal(out, expected.astype(target))
     assert chosen[-1] is (fits and shift == 0)
 
 
@@ -177,7 +177,7 @@ def test_rests_of_half_a_step_come_first_or_last(widths: tuple[int, ...], dtype:
     np.testing.assert_array_equal(np.delete(room, range(begin, begin + size)), np.delete(before, range(begin, begin + size)))
 
 
-@pytest.mark.parametrize("source", ["u1", "i1", "u2", "i2", "u4", "f4"])
+@pytest.mark.parametrize("source", ["u1", "i2", "f4"])
 def test_maps_kept_in_float64_give_the_same_bits(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     pixels, frames = 7 * 83, 5

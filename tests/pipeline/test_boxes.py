@@ -112,7 +112,7 @@ def test_deep_stacks_of_boxes_keep_to_the_budget(ds: gpuio.DataSet, backend: Any
         assert sizes.host_bytes <= budget
 
 
-@pytest.mark.parametrize("dtype", ["u2", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
 def test_a_k2is_capture_in_tiles_that_stay_in_the_cache(tmp_path: Path, dtype: str) -> None:
     pixels = np.random.default_rng(8).integers(0, 4096, (3, 1860, 2048), dtype="u2")
     path = synth.write("k2is", str(tmp_path / "scan.gtg"), iter([pixels]), nav_shape=(3,), sig_shape=(1860, 2048), scan=False)
