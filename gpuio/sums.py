@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpuio import pipeline
-from gpuio.boxes import Box, Cut
+from gpuio.boxes import CPU_TILE_BYTES, Box, Cut
 from gpuio.corrections import CorrectionSet
 from gpuio.engine import Engine, FrameAdder
 from gpuio.errors import MemoryBudgetError
@@ -33,9 +33,9 @@ from gpuio.shape import Shape, Slice
 from gpuio.sizing import block_edges, memory_budget, stream_sizes, tile_edges
 from gpuio.tile import DataTile
 
-#: Frames that do not fit the CPU's cache are added in boxes of so many bytes, so many frames at a time, so that neither pixels nor their
-#: sums, which are wider, go to memory and back with each frame. (Measured on Intel Cascade Lake: K2IS 0.8 to 1.8 GB/s; a quarter of the
-#: bytes, or half of the frames, take half as long again.)
+#: Decoded frames are added so many at a time, as sums of pixels are wider than these and should be touched seldom; larger ones than so many
+#: bytes in boxes, so that neither goes to memory and back with each frame. (Measured on Intel Cascade Lake: K2IS in boxes 0.8 to 1.8 GB/s,
+#: quads of 512 x 512 pixels of 12 bits 1.5 to 3.3; half of the frames, or a quarter of the bytes, take up to half as long again.)
 BOX_BYTES, BOX_DEPTH = 512 << 10, 8
 
 
@@ -79,7 +79,10 @@ def add_frames(layout: Layout, engine: Engine, backend: Any, nav: np.ndarray, fr
     if base is not None and engine.name == "cpu" and dtype.kind in "bui" and math.prod(sig) > room and not layout.is_gathered:
         yield from _add_in_boxes(tiles, engine, sig, fitting_box(sig, base, room), of_frames, of_pixels)
         return
-    yield from add_tiles(engine, tiles(), of_frames, of_pixels)
+    frame_bytes = math.prod(sig) * dtype.itemsize
+    stacked = engine.name == "cpu" and not threads and frame_bytes <= BOX_BYTES
+    depth = max(BOX_DEPTH, CPU_TILE_BYTES // frame_bytes) if stacked else None
+    yield from add_tiles(engine, tiles(depth=depth), of_frames, of_pixels)
 
 
 def add_tiles(engine: Engine, tiles: Iterator[DataTile], of_frames: Any, of_pixels: Any) -> Iterator[int]:

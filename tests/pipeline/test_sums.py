@@ -198,6 +198,21 @@ def test_frames_that_do_not_fit_the_cache_are_added_in_boxes(tmp_path: Path, rng
     assert [step for step in told if step[1] == 20][-1:] == [(20, 20)]
 
 
+def test_frames_are_added_eight_at_a_time_where_a_tile_would_hold_fewer(tmp_path: Path, rng: np.random.Generator,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpuio.sums, "CPU_TILE_BYTES", 13 * 17 * 4)
+    frames = random_frames(rng, 20, (13, 17), np.dtype(">i4"))
+    ds = plain_files(tmp_path, frames, rng, MMapBackend())
+    monkeypatch.setattr(type(ds.engine), "frame_adder", lambda *a: None)
+    depths: list[int] = []
+    adder = type(ds.engine).adder
+    monkeypatch.setattr(type(ds.engine), "adder", lambda self, stack, *sums: depths.append(len(stack)) or adder(self, stack, *sums))
+    ds.summary()
+    assert depths == [8, 8, 4]
+    check(ds, frames.astype("i4"), rng)
+    check(ds, frames.astype("i4"), rng, memory=13 * 17 * 4 * 4)
+
+
 def test_a_k2is_capture_is_added_in_boxes(tmp_path: Path, rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 4096, (11, 1860, 2048), dtype="u2")
     paths = synth.write("k2is", str(tmp_path / "scan.gtg"), iter([pixels]), nav_shape=(11,), sig_shape=(1860, 2048), scan=False)
