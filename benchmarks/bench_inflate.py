@@ -216,7 +216,7 @@ if __name__ == "__main__":
     number = int(words()[0]) if words() else FRAMES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print("GB of pixels per second of CPU time, " f"{number} frames, medians of 5 interleaved rounds")
+        print(f"GB of pixels per second of CPU time, {number} frames, medians of 5 interleaved rounds")
         print(table(rates(folder, number)))
         few = [statistics(disc(c, 12), f"disc of {c} counts", folder / "few.h5") for c in (20, 5, 1)]
         few.append(statistics(np.random.default_rng(6).poisson(1, (12, *SHAPE)).astype(np.uint16), "flat, 1 count", folder / "few.h5"))

@@ -158,6 +158,8 @@ class PixelAccess:
         fitting = max(1, CPU_TILE_BYTES // (math.prod(sig) * to.itemsize))
         if scheme is None:
             scheme = TilingScheme.make_for_shape(Shape((min(depth or fitting, self.shape.nav.size), *sig), sig_dims=len(sig)), self.shape)
+        elif depth is not None:
+            scheme = TilingScheme(list(scheme), Shape((depth, *scheme.shape.sig), sig_dims=len(sig)), self.shape, scheme.intent)
         for part in self.get_partitions():
             part.set_corrections(corrections)
             for tile in part.get_tiles(scheme, dest_dtype=to, roi=roi):

@@ -28,7 +28,10 @@ def kept(function: F) -> F:
     """
     @lru_cache(RESULTS)
     def result(*arguments: Any) -> Any:
-        return function(*(_table(a) if isinstance(a, bytes) else a for a in arguments))
+        found = function(*(_table(a) if isinstance(a, bytes) else a for a in arguments))
+        if isinstance(found, np.ndarray):
+            found.flags.writeable = False
+        return found
 
     @wraps(function)
     def ask(*arguments: Any) -> Any:

@@ -43,7 +43,7 @@ LAYOUT, ATTRIBUTE, CONTINUATION, GROUP = 8, 12, 16, 17
 #: Bytes of the sources of a virtual data set at most, of which the checksum is compared.
 MAX_SOURCES = 1 << 20
 #: Bytes of messages of an object at most, and blocks of them; bytes of a global heap; free blocks of a local one.
-MAX_MESSAGES, MAX_BLOCKS, MAX_HEAP, MAX_FREE = 1 << 16, 64, 16 << 20, 1 << 16
+MAX_MESSAGES, MAX_BLOCKS, MAX_HEAP, MAX_FREE = 1 << 16, 64, 256 << 20, 1 << 16
 
 
 def superblock(descriptor: int) -> tuple[int, bytes] | None:
@@ -148,7 +148,7 @@ def is_local_heap(descriptor: int, base: int, heap: int) -> bool:
 def is_global_heap(descriptor: int, base: int, heap: int) -> bool:
     """Whether the objects of a global heap follow each other to its end."""
     signature, size = struct.unpack("<4s4xQ", os.pread(descriptor, 16, base + heap))
-    if signature != b"GCOL" or size > MAX_HEAP:
+    if signature != b"GCOL" or size > min(MAX_HEAP, os.fstat(descriptor).st_size):
         return False
     raw, at = os.pread(descriptor, size, base + heap), 16
     while at + 16 <= size:

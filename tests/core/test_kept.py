@@ -37,6 +37,8 @@ def test_equal_tables_are_worked_out_once_and_others_anew(function, calls):
     np.testing.assert_array_equal(first, table.sum(axis=1) * 2)
     assert function(table.copy(), 2) is first
     assert len(calls) == 1
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
     changed = table.copy()
     changed[2, 11] += 1
     np.testing.assert_array_equal(function(changed, 2), changed.sum(axis=1) * 2)

@@ -112,10 +112,13 @@ def test_whatever_reads_pixels_of_a_data_set_knows_its_decoder(tmp_path, sync_of
     np.testing.assert_array_equal(ds.pixels(dtype="f4", corrections=CorrectionSet(dark=dark))[present],
                                   (truth[present].astype("f8") - dark).astype("f4"))
     boxes = TilingScheme.make_for_shape(Shape((3, 2, 8), sig_dims=2), ds.shape)
-    whole = np.zeros_like(truth)
-    for tile in ds.tiles(tiling_scheme=boxes):
-        whole[tile.tile_slice.get()] = tile.data
-    np.testing.assert_array_equal(whole, truth)
+    for depth in (None, 2):
+        whole, depths = np.zeros_like(truth), set()
+        for tile in ds.tiles(tiling_scheme=boxes, depth=depth):
+            whole[tile.tile_slice.get()] = tile.data
+            depths.add(len(tile.data))
+        np.testing.assert_array_equal(whole, truth)
+        assert max(depths) == (depth or 3)
     assert (ds.explain().encoding, ds.explain().as_stored) == ("Inverted", False)
     with pytest.raises(UnsupportedFeature, match="cannot be cropped or binned"):
         next(ds.tiles(bin_sig=2))
